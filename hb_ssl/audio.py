@@ -1,0 +1,195 @@
+"""Decode, resample, band-limit and window recordings.
+
+Every waveform here is a mono ``float32`` NumPy array of shape ``[T]`` with values near [-1, 1].
+Training, the command line and the Space all go through these functions.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import torch
+import torchaudio.functional as AF
+from scipy.signal import butter, sosfiltfilt
+
+from hb_ssl.errors import UserError
+
+MIN_SAMPLING_RATE = 100  # Hz; below this no heart sound survives
+MAX_SAMPLING_RATE = 384_000  # Hz; the highest rate of common audio hardware
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says.
+
+    Attributes:
+        sampling_rate: Hz.
+        num_samples: samples per channel.
+        num_channels: channel count.
+        subtype: sample format as libsndfile names it, e.g. ``PCM_16``.
+    """
+
+    sampling_rate: int
+    num_samples: int
+    num_channels: int
+    subtype: str
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.num_samples / self.sampling_rate
+
+
+def read_audio_info(path: str | Path) -> AudioInfo:
+    """Reads the header of an audio file.
+
+    Raises:
+        UserError: the file is missing, empty or not audio, or its rate is out of range.
+    """
+    path = _checked_file(path)
+    try:
+        info = sf.info(str(path))
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise _not_audio(path, error) from error
+    if info.frames <= 0:
+        raise UserError(f"{path}: holds no audio samples; re-export or re-record the file")
+    if not MIN_SAMPLING_RATE <= info.samplerate <= MAX_SAMPLING_RATE:
+        raise UserError(
+            f"{path}: sampling rate {info.samplerate} Hz, expected {MIN_SAMPLING_RATE} to "
+            f"{MAX_SAMPLING_RATE} Hz; re-export the file at its true rate"
+        )
+    return AudioInfo(info.samplerate, info.frames, info.channels, info.subtype)
+
+
+def load_audio(
+    path: str | Path, sampling_rate: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Decodes an audio file to mono and resamples it.
+
+    Args:
+        path: any file that libsndfile reads (WAV, FLAC, Ogg, MP3, AIFF, ...).
+        sampling_rate: target rate in Hz; ``None`` keeps the file's own.
+
+    Returns:
+        The waveform ``[T]`` (float32; channels are averaged) and its rate in Hz.
+
+    Raises:
+        UserError: the file can't be decoded, is empty, or holds NaN or infinite samples.
+    """
+    info = read_audio_info(path)
+    try:
+        samples, rate = sf.read(str(path), dtype="float32", always_2d=True)
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise _not_audio(Path(path), error) from error
+    if not len(samples):
+        raise UserError(f"{path}: holds no audio samples; re-export or re-record the file")
+    waveform = samples.mean(axis=1)
+    if not np.isfinite(waveform).all():
+        raise UserError(f"{path}: holds NaN or infinite samples; re-export the file")
+    if sampling_rate is None:
+        return waveform, info.sampling_rate
+    return resample(waveform, rate, sampling_rate), sampling_rate
+
+
+def _checked_file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise UserError(f"{path}: not a regular file; expected an audio file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty (0 bytes); copy or record it again")
+    return path
+
+
+def _not_audio(path: Path, error: Exception) -> UserError:
+    reason = str(error).split(": ")[-1].rstrip(".") or type(error).__name__
+    return UserError(
+        f"{path}: can't be read as audio ({reason}); expected WAV, FLAC, Ogg, MP3 or AIFF"
+    )
+
+
+def resample(waveform: np.ndarray, orig_rate: int, target_rate: int) -> np.ndarray:
+    """Resamples ``[T]`` from ``orig_rate`` to ``target_rate`` Hz with torchaudio's windowed sinc."""
+    if orig_rate == target_rate:
+        return waveform
+    resampled = AF.resample(torch.from_numpy(waveform), orig_rate, target_rate)
+    return resampled.numpy()
+
+
+def band_limit(
+    waveform: np.ndarray, sampling_rate: int, low_hz: float | None, high_hz: float | None
+) -> np.ndarray:
+    """Zero-phase Butterworth filter (order 4 each way) keeping ``low_hz`` to ``high_hz``.
+
+    A common band makes both PASCAL devices look alike: set B is low-passed near 195 Hz.
+
+    Args:
+        waveform: ``[T]``.
+        sampling_rate: Hz.
+        low_hz: lower edge in Hz, or ``None`` for none.
+        high_hz: upper edge in Hz, or ``None`` (or at least half the rate) for none.
+    """
+    nyquist = sampling_rate / 2
+    high = high_hz if high_hz is not None and high_hz < nyquist else None
+    if low_hz is None and high is None:
+        return waveform
+    if low_hz is not None and low_hz >= (high or nyquist):
+        raise UserError(
+            f"band limits {low_hz} to {high_hz} Hz at {sampling_rate} Hz keep nothing; "
+            "expected low_hz < high_hz and low_hz below half the sampling rate"
+        )
+    if low_hz is not None and high is not None:
+        sos = butter(4, [low_hz, high], "bandpass", fs=sampling_rate, output="sos")
+    elif low_hz is not None:
+        sos = butter(4, low_hz, "highpass", fs=sampling_rate, output="sos")
+    else:
+        sos = butter(4, high, "lowpass", fs=sampling_rate, output="sos")
+    pad = min(len(waveform) - 1, 3 * sampling_rate)
+    if pad < 1:
+        return waveform
+    return sosfiltfilt(sos, waveform, padlen=pad).astype(np.float32)
+
+
+def tile_to_length(waveform: np.ndarray, num_samples: int) -> np.ndarray:
+    """Repeats ``[T]`` until it is at least ``num_samples`` long.
+
+    Never pads with zeros: the length of the silence would tell the recording's duration, and in
+    PASCAL the duration alone names the class (every artifact lasts exactly 9.0 s).
+    """
+    if len(waveform) >= num_samples:
+        return waveform
+    return np.tile(waveform, -(-num_samples // len(waveform)))[:num_samples]
+
+
+def split_windows(waveform: np.ndarray, window: int, hop: int) -> np.ndarray:
+    """Cuts ``[T]`` into fixed windows ``[N, W]`` that together cover every sample.
+
+    A shorter recording is tiled to one window. The last window ends at the last sample, so no two
+    recordings differ in padding.
+
+    Args:
+        waveform: ``[T]``, T >= 1.
+        window: window length W in samples.
+        hop: step between window starts in samples.
+    """
+    starts = window_starts(len(waveform), window, hop)
+    waveform = tile_to_length(waveform, window)
+    return np.stack([waveform[start : start + window] for start in starts])
+
+
+def window_starts(num_samples: int, window: int, hop: int) -> list[int]:
+    """First sample of every window that ``split_windows`` cuts."""
+    if window < 1 or hop < 1:
+        raise ValueError(f"window and hop must be at least 1 sample, got {window} and {hop}")
+    last = max(num_samples - window, 0)
+    starts = list(range(0, last, hop))
+    return [*starts, last]
+
+
+def random_window(waveform: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
+    """A random window ``[W]`` of ``[T]``; a shorter recording is tiled from a random phase."""
+    if len(waveform) < window:
+        return tile_to_length(np.roll(waveform, -int(rng.integers(len(waveform)))), window)
+    start = int(rng.integers(len(waveform) - window + 1))
+    return waveform[start : start + window]

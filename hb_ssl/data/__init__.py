@@ -1,0 +1,1 @@
+"""Recordings, labels, groups, splits, synthetic phonocardiograms and HF datasets."""

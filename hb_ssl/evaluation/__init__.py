@@ -1,0 +1,1 @@
+"""Metrics, baselines and scores per recording, set and device."""

@@ -1,0 +1,1 @@
+"""Backbones, adapters, pooling and classification heads."""
