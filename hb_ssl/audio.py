@@ -61,9 +61,7 @@ def read_audio_info(path: str | Path) -> AudioInfo:
     return AudioInfo(info.samplerate, info.frames, info.channels, info.subtype)
 
 
-def load_audio(
-    path: str | Path, sampling_rate: int | None = None
-) -> tuple[np.ndarray, int]:
+def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
     """Decodes an audio file to mono and resamples it.
 
     Args:
@@ -110,7 +108,7 @@ def _not_audio(path: Path, error: Exception) -> UserError:
 
 
 def resample(waveform: np.ndarray, orig_rate: int, target_rate: int) -> np.ndarray:
-    """Resamples ``[T]`` from ``orig_rate`` to ``target_rate`` Hz with torchaudio's windowed sinc."""
+    """Resamples ``[T]`` from ``orig_rate`` to ``target_rate`` Hz (torchaudio windowed sinc)."""
     if orig_rate == target_rate:
         return waveform
     resampled = AF.resample(torch.from_numpy(waveform), orig_rate, target_rate)

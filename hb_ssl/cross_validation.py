@@ -1,0 +1,230 @@
+"""Repeated grouped k-fold cross-validation of a fine-tuning recipe or a baseline.
+
+Every recording is tested once a repeat, by a model that saw no recording of its group. Fine-tuning
+takes its validation part for early stopping from the training side of each fold; nothing is ever
+chosen on the test side.
+"""
+
+import logging
+import shutil
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from tqdm import tqdm
+
+from hb_ssl.config import CrossValidationConfig, DataConfig, ModelConfig, TrainConfig
+from hb_ssl.data.dataset import Waveforms, waveform_dataset
+from hb_ssl.data.splits import Item, grouped_folds, inner_validation
+from hb_ssl.data.task import HeartSoundTask, prepare_task_from
+from hb_ssl.errors import UserError
+from hb_ssl.evaluation.baselines import (
+    BASELINES,
+    FEATURE_BASELINES,
+    FEATURE_RATE,
+    feature_matrix,
+    fit_predict_baseline,
+)
+from hb_ssl.evaluation.intervals import grouped_bootstrap
+from hb_ssl.evaluation.metrics import read_predictions, score_by_part
+from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic, write_text_atomic
+from hb_ssl.runs import describe_environment, open_run
+from hb_ssl.training import describe_task, fine_tune
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("fine_tune", *BASELINES)
+TABLE_METRICS = ("recording_uar", "recording_macro_f1", "recording_accuracy")
+TABLE_HEADER = "| part | n | UAR | macro-F1 | accuracy |"
+
+
+def cross_validate(
+    data: DataConfig, model: ModelConfig, training: TrainConfig, cv: CrossValidationConfig
+) -> Path:
+    """Runs all folds of all repeats, each once; an interrupted run goes on with ``--resume``.
+
+    The folder holds ``folds.json``, one folder a fold, and, when all are done, ``predictions.csv``
+    (``seed`` and ``fold`` columns added), ``metrics.json`` and ``summary.md``.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: bad input, or the folder holds another run.
+    """
+    if cv.method not in METHODS:
+        raise UserError(f"method '{cv.method}': expected one of {', '.join(METHODS)}")
+    folder = Path(training.output_dir)
+    state = PartialState()
+    configs = (data, model, training, cv)
+    with open_run(folder, training.resume, training.overwrite, *configs) as finished:
+        if finished:
+            return folder
+        with state.main_process_first():
+            task = prepare_task_from(data)
+        features = _features(task) if cv.method in FEATURE_BASELINES else None
+        plan = [
+            (repeat, number, test)
+            for repeat in range(cv.num_repeats)
+            for number, test in enumerate(grouped_folds(task.items, cv.num_folds, seed=repeat))
+        ]
+        if state.is_main_process:
+            write_json_atomic(folder / "environment.json", describe_environment())
+            write_json_atomic(folder / "data_card.json", describe_task(task))
+            write_json_atomic(
+                folder / "folds.json",
+                [{"seed": r, "fold": k, "test": sorted(test)} for r, k, test in plan],
+            )
+        bar = tqdm(plan, desc=f"{cv.method} folds", disable=None if state.is_main_process else True)
+        for repeat, number, test in bar:
+            fold_folder = folder / f"seed-{repeat}-fold-{number}"
+            if (fold_folder / "predictions.csv").is_file():
+                logger.info("seed %d fold %d is done already", repeat, number)
+            elif cv.method == "fine_tune":
+                _fine_tune_fold(task, test, data, model, training, repeat, number, fold_folder)
+            elif state.is_main_process:
+                _baseline_fold(task, test, cv.method, features, repeat, number, fold_folder)
+            state.wait_for_everyone()
+        if state.is_main_process:
+            _summarise(folder, task, plan, cv)
+        state.wait_for_everyone()
+    return folder
+
+
+def _features(task: HeartSoundTask) -> dict[str, np.ndarray]:
+    recordings = [task.recordings[item.recording_id] for item in task.items]
+    waveforms = Waveforms(waveform_dataset(recordings, FEATURE_RATE))
+    matrix = feature_matrix((waveforms[r.recording_id] for r in recordings), FEATURE_RATE)
+    return {r.recording_id: row for r, row in zip(recordings, matrix, strict=True)}
+
+
+def _fine_tune_fold(
+    task: HeartSoundTask,
+    test: list[str],
+    data: DataConfig,
+    model: ModelConfig,
+    training: TrainConfig,
+    repeat: int,
+    number: int,
+    folder: Path,
+) -> None:
+    outer = set(test)
+    rest = [item for item in task.items if item.recording_id not in outer]
+    split = {**inner_validation(rest, data.validation_fraction, seed=repeat), "test": test}
+    seeded = replace(training, seed=training.seed + repeat)
+    tuned = fine_tune(task, split, data, model, seeded, folder)
+    if PartialState().is_main_process:
+        write_json_atomic(folder / "history.json", tuned.history)
+        write_json_atomic(folder / "summary.json", tuned.summary)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        _write_fold(folder, tuned.recording_rows, repeat, number)
+
+
+def _baseline_fold(
+    task: HeartSoundTask,
+    test: list[str],
+    method: str,
+    features: dict[str, np.ndarray] | None,
+    repeat: int,
+    number: int,
+    folder: Path,
+) -> None:
+    outer = set(test)
+    train_items = [item for item in task.items if item.recording_id not in outer]
+    test_items = [item for item in task.items if item.recording_id in outer]
+    task.check_split({"train": [item.recording_id for item in train_items], "test": test})
+
+    def matrix(items: list[Item]) -> np.ndarray | None:
+        return None if features is None else np.stack([features[i.recording_id] for i in items])
+
+    probabilities = fit_predict_baseline(
+        method,
+        matrix(train_items),
+        [item.label for item in train_items],
+        [item.set for item in train_items],
+        matrix(test_items),
+        [item.set for item in test_items],
+        task.labels,
+        seed=repeat,
+    )
+    rows = [
+        {
+            "recording_id": item.recording_id,
+            "set": item.set,
+            "group": item.group,
+            "simulator": int(task.groups[item.recording_id].simulator),
+            "label": item.label,
+            "prediction": task.labels[int(row.argmax())],
+            "num_windows": 1,
+            **{f"prob_{name}": float(p) for name, p in zip(task.labels, row, strict=True)},
+        }
+        for item, row in zip(test_items, probabilities, strict=True)
+    ]
+    _write_fold(folder, rows, repeat, number)
+
+
+def _write_fold(folder: Path, rows: list[dict[str, Any]], repeat: int, number: int) -> None:
+    """Written last: a fold that has ``predictions.csv`` is done."""
+    rows = [{**row, "seed": repeat, "fold": number} for row in rows]
+    write_csv_atomic(folder / "predictions.csv", rows)
+
+
+def _summarise(
+    folder: Path, task: HeartSoundTask, plan: list[Any], cv: CrossValidationConfig
+) -> None:
+    fold_folders = [folder / f"seed-{repeat}-fold-{number}" for repeat, number, _ in plan]
+    rows = [row for path in fold_folders for row in read_predictions(path / "predictions.csv")]
+    summaries = [read_json(p / "summary.json") for p in fold_folders if cv.method == "fine_tune"]
+    metrics = {
+        "method": cv.method,
+        "synthetic": task.synthetic,
+        "num_folds": cv.num_folds,
+        "num_repeats": cv.num_repeats,
+        "recording": score_by_part(rows, task.labels),
+        "intervals": intervals_by_part(rows, task.labels),
+    }
+    if summaries:
+        metrics["run"] = {
+            "parameters": summaries[0]["parameters"],
+            "random_weights": summaries[0]["random_weights"],
+            "mean_train_seconds": statistics.mean(s["train_seconds"] for s in summaries),
+        }
+    write_csv_atomic(folder / "predictions.csv", rows)
+    title = f"{cv.method}, {cv.num_folds} grouped folds x {cv.num_repeats} repeats"
+    if task.synthetic:
+        title += ", SYNTHETIC data"
+    write_text_atomic(folder / "summary.md", summary_table(title, metrics))
+    write_json_atomic(folder / "metrics.json", metrics)
+
+
+def intervals_by_part(rows: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
+    """Subject-bootstrap intervals overall, per set and without the simulator's recordings."""
+    parts = {
+        "overall": rows,
+        "set_a": [row for row in rows if row["set"] == "a"],
+        "set_b": [row for row in rows if row["set"] == "b"],
+        "without_simulator": [row for row in rows if not row["simulator"]],
+    }
+    return {name: grouped_bootstrap(part, labels) for name, part in parts.items() if part}
+
+
+def summary_table(title: str, metrics: dict[str, Any]) -> str:
+    """A Markdown table: one row a part, mean over repeats with its 95 % interval."""
+    lines = [f"# {title}", "", TABLE_HEADER, "|---|---|---|---|---|"]
+    for part, intervals in metrics["intervals"].items():
+        cells = [format_interval(intervals[name]) for name in TABLE_METRICS]
+        lines.append(f"| {part} | {metrics['recording'][part]['n']} | {' | '.join(cells)} |")
+    note = "Mean over repeats of the score over all recordings, with 95 % subject-bootstrap intervals."
+    return "\n".join([*lines, "", note, ""])
+
+
+def format_interval(interval: dict[str, float | None]) -> str:
+    """``0.64 (0.58-0.70)``, or ``-`` when undefined."""
+    if interval["value"] is None:
+        return "-"
+    if interval["low"] is None:
+        return f"{interval['value']:.3f}"
+    return f"{interval['value']:.3f} ({interval['low']:.3f}-{interval['high']:.3f})"

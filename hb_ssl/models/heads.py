@@ -1,0 +1,102 @@
+"""Pooling over layers and frames, on top of the stock audio-classification models.
+
+A stock model projects frames, averages them and classifies the mean. Here the same model classes
+gain a ``pooling`` module: a learned weighted sum of the layers and attentive pooling. It is a
+module, not a bare parameter, because PEFT trains and saves only whole modules beside adapters.
+With ``pooling: mean`` and no layer sum it has no weights, and the checkpoint is a stock one.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hb_ssl.errors import UserError
+from hb_ssl.models.backbones import FAMILIES, family_of
+
+NUM_CLASS_TOKENS = 2  # AST puts a [CLS] and a distillation token before the patches
+
+
+class FramePooling(nn.Module):
+    """Turns the hidden states of a backbone into one vector per window.
+
+    Args:
+        config: the backbone's config with a ``heart_sound_head`` entry.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        options = config.heart_sound_head
+        self.kind: str = options["pooling"]
+        self.num_class_tokens = (
+            NUM_CLASS_TOKENS if config.model_type == "audio-spectrogram-transformer" else 0
+        )
+        if self.kind == "class_token" and not self.num_class_tokens:
+            raise UserError(
+                f"pooling 'class_token': backbone type '{config.model_type}' has no class tokens; "
+                "expected mean or attentive"
+            )
+        num_states = config.num_hidden_layers + 1  # the embeddings and every layer
+        self.layer_logits = (
+            nn.Parameter(torch.zeros(num_states)) if options["layer_weighted_sum"] else None
+        )
+        self.frame_score = nn.Linear(config.hidden_size, 1) if self.kind == "attentive" else None
+
+    @property
+    def needs_all_layers(self) -> bool:
+        return self.layer_logits is not None
+
+    def forward(self, outputs: Any) -> torch.Tensor:
+        """Pools backbone outputs with states ``[N, T, D]`` to ``[N, D]``."""
+        if self.layer_logits is None:
+            states = outputs.last_hidden_state
+        else:
+            weights = self.layer_logits.softmax(0)
+            states = sum(w * s for w, s in zip(weights, outputs.hidden_states, strict=True))
+        if self.kind == "class_token":
+            return states[:, : self.num_class_tokens].mean(dim=1)
+        frames = states[:, self.num_class_tokens :]
+        if self.frame_score is None:
+            return frames.mean(dim=1)
+        attention = self.frame_score(torch.tanh(frames)).softmax(dim=1)  # [N, T, 1]
+        return (attention * frames).sum(dim=1)
+
+
+class _HeartSoundHead:
+    """Mixin: the stock model's weights and names, our pooling, one forward for all families."""
+
+    accepts_loss_kwargs = False  # the loss is computed by the trainer, as a mean per batch
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        self.pooling = FramePooling(config)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[misc]
+        if isinstance(module, FramePooling) and module.layer_logits is not None:
+            nn.init.zeros_(module.layer_logits)
+
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classifies windows: ``[N, W]`` samples or ``[N, ...]`` features to logits ``[N, C]``."""
+        inputs = input_values if input_values is not None else input_features
+        backbone = getattr(self, family_of(self.config).backbone_name)  # type: ignore[attr-defined]
+        outputs = backbone(inputs, output_hidden_states=self.pooling.needs_all_layers)
+        pooled = self.pooling(outputs)
+        # A linear projector commutes with the mean, so pooling first equals the stock order.
+        if family_of(self.config).has_projector:  # type: ignore[attr-defined]
+            pooled = self.projector(pooled)  # type: ignore[attr-defined]
+        return SequenceClassifierOutput(logits=self.classifier(pooled))  # type: ignore[attr-defined]
+
+
+WINDOW_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
+    model_type: type(
+        f"HeartSound{family.stock_class.__name__}", (_HeartSoundHead, family.stock_class), {}
+    )
+    for model_type, family in FAMILIES.items()
+}

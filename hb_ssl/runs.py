@@ -1,0 +1,116 @@
+"""Run folders: who may write into one, what continues it, and what it ran on."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from hb_ssl.config import read_yaml, save_config
+from hb_ssl.errors import UserError
+from hb_ssl.files import run_lock
+
+RESULT_FILE = "metrics.json"  # written last: a run that has it is finished
+UNCOMPARED_SETTINGS = {"resume", "overwrite", "output_dir"}
+PACKAGES = (
+    "torch", "torchaudio", "transformers", "datasets", "accelerate", "peft", "evaluate",
+    "numpy", "scipy", "scikit-learn", "soundfile",
+)  # fmt: skip
+
+
+@contextmanager
+def open_run(folder: Path, resume: bool, overwrite: bool, *configs: Any) -> Iterator[bool]:
+    """Claims a run folder and writes the resolved ``config.yaml``.
+
+    Yields:
+        True when ``resume`` finds a finished run: there is nothing left to do.
+
+    Raises:
+        UserError: the folder holds another run, other settings are resumed, or another process
+            works in it.
+    """
+    state = PartialState()
+    with run_lock(folder) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _claim(folder, resume, overwrite, configs)
+        state.wait_for_everyone()
+        yield resume and (folder / RESULT_FILE).is_file()
+
+
+def _claim(folder: Path, resume: bool, overwrite: bool, configs: tuple[Any, ...]) -> None:
+    config_file = folder / "config.yaml"
+    others = [path for path in folder.iterdir() if path.name != ".lock"]
+    if others and not config_file.is_file():
+        raise UserError(
+            f"{folder}: holds files that are not an hb-ssl run; choose an empty --output_dir"
+        )
+    if overwrite and not resume:
+        for path in others:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif others and not resume:
+        finished = (folder / RESULT_FILE).is_file()
+        raise UserError(
+            f"{folder}: holds {'a finished' if finished else 'an interrupted'} run; choose another "
+            f"--output_dir, or {'' if finished else '--resume to continue it, '}--overwrite to "
+            "replace it"
+        )
+    elif others:
+        changed = _changed_settings(read_yaml(config_file), configs)
+        if changed:
+            raise UserError(
+                f"{folder}: --resume with other settings than the run has ({', '.join(changed)}); "
+                f"give the same ones, e.g. --config {config_file} --resume"
+            )
+    save_config(config_file, *configs)
+
+
+def _changed_settings(saved: dict[str, Any], configs: tuple[Any, ...]) -> list[str]:
+    now: dict[str, Any] = {}
+    for config in configs:
+        now.update(dataclasses.asdict(config))
+    return sorted(
+        name
+        for name, value in now.items()
+        if name not in UNCOMPARED_SETTINGS and saved.get(name) != value
+    )
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, or ``None``.
+
+    ``trainer_state.json`` is the last file of a checkpoint; a process killed before it leaves a
+    checkpoint that must not be used.
+    """
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    for checkpoint in reversed(checkpoints):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            continue
+        return str(checkpoint)
+    return None
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, device and command of this run (JSON-able)."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "processes": PartialState().num_processes,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,493 @@
+"""Fine-tuning: one run from recordings to a saved, scored model folder.
+
+Builds on ``transformers.Trainer`` (which runs on accelerate): resume, early stopping, gradient
+accumulation, mixed precision and several processes come from there.
+"""
+
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
+
+from hb_ssl import __version__
+from hb_ssl.config import DataConfig, ModelConfig, TrainConfig
+from hb_ssl.data.augment import Augmentation
+from hb_ssl.data.dataset import (
+    EpochSampler,
+    EvaluationWindows,
+    FeatureMaker,
+    TrainingWindows,
+    Waveforms,
+    waveform_dataset,
+)
+from hb_ssl.data.splits import write_split
+from hb_ssl.data.task import HeartSoundTask, choose_split, prepare_task_from
+from hb_ssl.errors import UserError
+from hb_ssl.evaluation.metrics import pool_windows, score_by_part, score_recordings
+from hb_ssl.files import write_csv_atomic, write_json_atomic
+from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
+from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, save_classifier
+from hb_ssl.runs import describe_environment, last_complete_checkpoint, open_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What ``fine_tune`` returns; rows are empty on all but the main process."""
+
+    model: nn.Module
+    feature_extractor: Any
+    recording_rows: list[dict[str, Any]]
+    window_rows: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
+    """Runs one fine-tuning job and fills its run folder.
+
+    The folder holds ``config.yaml``, ``environment.json``, ``splits.json``, ``data_card.json``,
+    ``history.json``, ``predictions.csv``, ``window_predictions.csv``, ``metrics.json``, the
+    TensorBoard ``logs/`` and the classifier in ``model/``; checkpoints exist only while it runs.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: bad input, or the folder holds another run.
+    """
+    folder = Path(training.output_dir)
+    state = PartialState()
+    with open_run(folder, training.resume, training.overwrite, data, model, training) as finished:
+        if finished:
+            return folder
+        with state.main_process_first():
+            task = prepare_task_from(data)
+        split = choose_split(task, data, training.seed)
+        if state.is_main_process:
+            write_json_atomic(folder / "environment.json", describe_environment())
+            write_json_atomic(folder / "data_card.json", describe_task(task))
+            hashes = {r: recording.content_hash for r, recording in task.recordings.items()}
+            write_split(
+                folder / "splits.json",
+                split,
+                task.groups,
+                {"seed": training.seed, "source": task.source, "label_mode": task.label_mode,
+                 "content_hashes": {r: hashes[r] for ids in split.values() for r in ids}},
+            )  # fmt: skip
+        tuned = fine_tune(task, split, data, model, training, folder)
+        if state.is_main_process:
+            _write_results(folder, task, tuned, data, model)
+        state.wait_for_everyone()
+    return folder
+
+
+def describe_task(task: HeartSoundTask) -> dict[str, Any]:
+    """The data card of a run (JSON-able)."""
+    return {
+        "source": task.source,
+        "synthetic": task.synthetic,
+        "label_mode": task.label_mode,
+        "labels": task.labels,
+        "num_labelled": len(task.items),
+        "num_groups": len({item.group for item in task.items}),
+        "dropped": task.dropped,
+        "inspection": task.data_card,
+    }
+
+
+def fine_tune(
+    task: HeartSoundTask,
+    split: dict[str, list[str]],
+    data: DataConfig,
+    model_config: ModelConfig,
+    training: TrainConfig,
+    folder: Path,
+) -> FineTuned:
+    """Fine-tunes on ``split["train"]``, stops early on validation, predicts ``split["test"]``.
+
+    Args:
+        task: the recordings.
+        split: recording ids of ``train``, ``validation`` and ``test``; checked for leaks.
+        data: window length, hop and band.
+        model_config: backbone and adaptation.
+        training: optimisation and augmentation.
+        folder: checkpoints go to ``folder/checkpoints``, curves to ``folder/logs``.
+
+    Raises:
+        LeakError: a group, a duplicate or a recording stands on two sides of the split.
+        UserError: the backbone or window length is unusable.
+    """
+    task.check_split(split)
+    location = locate_backbone(model_config.backbone)
+    extractor = load_feature_extractor(location)
+    make_features = FeatureMaker(extractor, data.window_seconds)
+    used = [task.recordings[item.recording_id] for item in task.items]
+    with PartialState().main_process_first():
+        dataset = waveform_dataset(
+            used, make_features.sampling_rate, data.band_low_hz, data.band_high_hz
+        )
+    waveforms = Waveforms(dataset)
+    model = adapt(
+        build_classifier(
+            model_config.backbone,
+            task.labels,
+            pooling=model_config.pooling,
+            layer_weighted_sum=model_config.layer_weighted_sum,
+            random_weights=model_config.random_weights,
+            spec_augment_time=training.spec_augment_time,
+            seed=training.seed,
+        ),
+        model_config.adaptation,
+        lora_rank=model_config.lora_rank,
+        lora_alpha=model_config.lora_alpha,
+        lora_dropout=model_config.lora_dropout,
+        lora_targets=model_config.lora_targets,
+        use_rslora=model_config.use_rslora,
+        use_dora=model_config.use_dora,
+        freeze_feature_encoder=model_config.freeze_feature_encoder,
+    )
+    check_window(model, make_features)
+    label_ids = {part: [task.label_id(r) for r in ids] for part, ids in split.items()}
+
+    def evaluation_windows(part: str) -> EvaluationWindows:
+        return EvaluationWindows(
+            waveforms, split[part], label_ids[part], len(task.labels), make_features,
+            data.hop_seconds,
+        )  # fmt: skip
+
+    train_windows = TrainingWindows(
+        waveforms,
+        split["train"],
+        label_ids["train"],
+        len(task.labels),
+        make_features,
+        Augmentation(
+            probability=training.augment_probability,
+            gain_db=training.augment_gain_db,
+            noise_snr_db=training.augment_noise_snr_db,
+            time_stretch=training.augment_time_stretch,
+            low_pass_hz=training.augment_low_pass_hz,
+        ),
+        windows_per_recording=training.windows_per_recording,
+        hop_seconds=None if training.augment_shift else data.hop_seconds,
+        label_smoothing=training.label_smoothing,
+        mixup_alpha=training.mixup_alpha,
+        spec_augment_time=training.spec_augment_time,
+        spec_augment_frequency=training.spec_augment_frequency,
+        seed=training.seed,
+    )
+    validation = evaluation_windows("validation")
+    trainer = WindowTrainer(
+        model=model,
+        args=_trainer_arguments(training, folder, full=model_config.adaptation == "full"),
+        train_dataset=train_windows,
+        eval_dataset=validation,
+        compute_metrics=_validation_metrics(task, validation),
+        class_weights=(
+            class_weights(label_ids["train"], len(task.labels))
+            if training.class_balance == "weights"
+            else None
+        ),
+        balanced=training.class_balance == "sampling",
+        callbacks=_callbacks(training, folder),
+    )
+    trainer.remove_callback(PrinterCallback)
+    started = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder / "checkpoints"))
+    seconds = time.perf_counter() - started
+    test = evaluation_windows("test")
+    logits = trainer.predict(test).predictions
+    recording_rows, window_rows = prediction_rows(task, test, logits)
+    return FineTuned(
+        model=trainer.accelerator.unwrap_model(trainer.model),
+        feature_extractor=extractor,
+        recording_rows=recording_rows,
+        window_rows=window_rows,
+        history=training_history(trainer.state.log_history),
+        summary={
+            "parameters": count_parameters(model),
+            "steps": trainer.state.global_step,
+            "epochs": trainer.state.epoch,
+            "train_loss": result.training_loss,
+            "best_validation_recording_uar": trainer.state.best_metric,
+            "train_seconds": seconds,
+            "synthetic": task.synthetic,
+            "random_weights": model_config.random_weights,
+        },
+    )
+
+
+def check_window(model: nn.Module, make_features: FeatureMaker) -> None:
+    """Fails early and clearly where the window is too short for the backbone's convolutions."""
+    silence = make_features(np.full((1, make_features.window), 1e-3, dtype=np.float32))
+    try:
+        with torch.inference_mode():
+            model.eval()(**{make_features.input_name: torch.from_numpy(silence)})
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"window of {make_features.window} samples at {make_features.sampling_rate} Hz: the "
+            f"backbone can't process it ({str(error).splitlines()[0]}); choose another "
+            "--window_seconds"
+        ) from error
+
+
+def class_weights(label_ids: list[int], num_classes: int) -> torch.Tensor:
+    """Weights ``[C]`` inversely proportional to the class counts; their mean over the data is 1."""
+    counts = np.bincount(label_ids, minlength=num_classes)
+    weights = np.where(counts > 0, len(label_ids) / (num_classes * np.maximum(counts, 1)), 0.0)
+    return torch.tensor(weights / (weights[label_ids].mean()), dtype=torch.float32)
+
+
+class WindowTrainer(Trainer):
+    """``Trainer`` with soft labels, class weights, and batches drawn by ``EpochSampler``."""
+
+    def __init__(
+        self,
+        *args: Any,
+        class_weights: torch.Tensor | None = None,
+        balanced: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.class_weights = class_weights
+        self.balanced = balanced
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        labels = inputs["labels"]  # [N, C], rows sum to 1
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        log_probabilities = outputs.logits.float().log_softmax(dim=-1)
+        if self.class_weights is not None:
+            labels = labels * self.class_weights.to(labels.device)
+        loss = -(labels * log_probabilities).sum(dim=-1).mean()
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        # state.epoch is a whole number when an epoch starts, and lies inside the epoch on resume.
+        return EpochSampler(
+            self.train_dataset, self.balanced, lambda: math.floor((self.state.epoch or 0) + 1e-6)
+        )
+
+
+class _EpochLogger(TrainerCallback):
+    """One log line per evaluation."""
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        if state.is_world_process_zero and losses:
+            logger.info(
+                "epoch %.2f: train loss %.4f, validation recording_uar %.3f",
+                state.epoch, losses[-1], metrics["eval_recording_uar"],
+            )  # fmt: skip
+
+
+def _trainer_arguments(training: TrainConfig, folder: Path, full: bool) -> TrainingArguments:
+    save = {"strategy": "steps", "steps": training.save_steps} if training.save_steps else None
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        seed=training.seed,
+        data_seed=training.seed,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup_fraction,  # below 1: a share of all steps
+        lr_scheduler_type=training.scheduler,
+        fp16=training.mixed_precision == "fp16",
+        bf16=training.mixed_precision == "bf16",
+        eval_strategy=save["strategy"] if save else "epoch",
+        save_strategy=save["strategy"] if save else "epoch",
+        logging_strategy=save["strategy"] if save else "epoch",
+        eval_steps=save["steps"] if save else None,
+        save_steps=save["steps"] if save else 500,
+        logging_steps=save["steps"] if save else 500,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="recording_uar",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=full,  # wav2vec2's mask embedding may go unused
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+
+
+def _callbacks(training: TrainConfig, folder: Path) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [_EpochLogger()]
+    if training.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
+    if training.tracker == "tensorboard" and PartialState().is_main_process:
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "logs"))))
+    return callbacks
+
+
+def _validation_metrics(
+    task: HeartSoundTask, windows: EvaluationWindows
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        rows, _ = prediction_rows(task, windows, np.asarray(prediction.predictions))
+        scores = score_recordings(rows, task.labels)
+        return {
+            name: scores[name]
+            for name in ("recording_uar", "recording_macro_f1", "recording_accuracy")
+        }
+
+    return compute
+
+
+def prediction_rows(
+    task: HeartSoundTask, windows: EvaluationWindows, logits: np.ndarray
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Pools window logits to one row a recording, and keeps one row a window.
+
+    Args:
+        task: labels, sets and groups.
+        windows: the windows that were classified, in order.
+        logits: ``[N, C]`` for the N windows.
+
+    Returns:
+        Recording rows and window rows, as in ``predictions.csv`` and ``window_predictions.csv``.
+    """
+    if len(logits) != len(windows):
+        raise ValueError(f"{len(logits)} rows of logits for {len(windows)} windows")
+    item_of = {item.recording_id: item for item in task.items}
+    indices: dict[str, list[int]] = {}
+    for index, recording_id in enumerate(windows.recording_of):
+        indices.setdefault(recording_id, []).append(index)
+    recording_rows: list[dict[str, Any]] = []
+    window_rows: list[dict[str, Any]] = []
+    for recording_id, own in indices.items():
+        item = item_of[recording_id]
+        about = {
+            "recording_id": recording_id,
+            "set": item.set,
+            "group": item.group,
+            "simulator": int(task.groups[recording_id].simulator),
+            "label": item.label,
+        }
+        recording_rows.append(
+            {**about, **_predicted(task.labels, pool_windows(logits[own]), num_windows=len(own))}
+        )
+        for index in own:
+            start = windows.start_of[index] / windows.make_features.sampling_rate
+            probabilities = pool_windows(logits[index : index + 1])
+            window_rows.append(
+                {**about, **_predicted(task.labels, probabilities, window_start_seconds=start)}
+            )
+    return recording_rows, window_rows
+
+
+def _predicted(labels: list[str], probabilities: np.ndarray, **extra: Any) -> dict[str, Any]:
+    return {
+        "prediction": labels[int(probabilities.argmax())],
+        **extra,
+        **{f"prob_{name}": float(p) for name, p in zip(labels, probabilities, strict=True)},
+    }
+
+
+def training_history(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trainer's log as one row per step that logged something."""
+    renamed = {
+        "loss": "train_loss",
+        "grad_norm": "grad_norm",
+        "learning_rate": "learning_rate",
+        "eval_loss": "validation_loss",
+        "eval_recording_uar": "validation_recording_uar",
+        "eval_recording_macro_f1": "validation_recording_macro_f1",
+        "eval_recording_accuracy": "validation_recording_accuracy",
+    }
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in log_history:
+        row = {new: entry[old] for old, new in renamed.items() if old in entry}
+        if row:
+            known = rows.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
+            known.update(row)
+    return [rows[step] for step in sorted(rows)]
+
+
+def score(task: HeartSoundTask, recording_rows: list, window_rows: list) -> dict[str, Any]:
+    """The content of ``metrics.json``."""
+    return {
+        "recording": score_by_part(recording_rows, task.labels),
+        "window": {"overall": score_recordings(window_rows, task.labels, level="window")},
+    }
+
+
+def preprocessing_of(
+    task: HeartSoundTask, data: DataConfig, model: ModelConfig, sampling_rate: int
+) -> dict[str, Any]:
+    """What inference needs to treat a recording as training did, and what the model is."""
+    local = Path(task.source).exists()
+    return {
+        "hb_ssl_version": __version__,
+        "labels": task.labels,
+        "sampling_rate": sampling_rate,
+        **{
+            name: getattr(data, name)
+            for name in (
+                "label_mode",
+                "window_seconds",
+                "hop_seconds",
+                "band_low_hz",
+                "band_high_hz",
+            )
+        },
+        "backbone": Path(model.backbone).name if Path(model.backbone).exists() else model.backbone,
+        "random_weights": model.random_weights,
+        "adaptation": model.adaptation,
+        "trained_on": Path(task.source).resolve().name if local else task.source,
+        "synthetic": task.synthetic,
+    }
+
+
+def _write_results(
+    folder: Path, task: HeartSoundTask, tuned: FineTuned, data: DataConfig, model: ModelConfig
+) -> None:
+    rate = tuned.feature_extractor.sampling_rate
+    save_classifier(
+        folder / "model",
+        tuned.model,
+        tuned.feature_extractor,
+        preprocessing_of(task, data, model, rate),
+    )
+    write_json_atomic(folder / "history.json", tuned.history)
+    write_csv_atomic(folder / "predictions.csv", tuned.recording_rows)
+    write_csv_atomic(folder / "window_predictions.csv", tuned.window_rows)
+    metrics = score(task, tuned.recording_rows, tuned.window_rows)
+    write_json_atomic(folder / "metrics.json", {**metrics, "run": tuned.summary})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
