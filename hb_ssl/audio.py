@@ -16,6 +16,7 @@ from scipy.signal import butter, sosfiltfilt
 from hb_ssl.errors import UserError
 
 MIN_SAMPLING_RATE = 100  # Hz; below this no heart sound survives
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
 MAX_SAMPLING_RATE = 384_000  # Hz; the highest rate of common audio hardware
 
 
@@ -59,6 +60,26 @@ def read_audio_info(path: str | Path) -> AudioInfo:
             f"{MAX_SAMPLING_RATE} Hz; re-export the file at its true rate"
         )
     return AudioInfo(info.samplerate, info.frames, info.channels, info.subtype)
+
+
+def find_audio_files(paths: list[str]) -> list[Path]:
+    """Files as given, and the audio files below folders, sorted.
+
+    Raises:
+        UserError: a path does not exist or a folder holds no audio file.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        if not inside:
+            raise UserError(
+                f"{path}: holds no audio file; expected {', '.join(sorted(AUDIO_SUFFIXES))}"
+            )
+        found += inside
+    return found
 
 
 def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:

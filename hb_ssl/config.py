@@ -190,7 +190,7 @@ class _Parser(HfArgumentParser):
         raise UserError(re.sub(r"^argument ", "", message) + "; see --help")
 
 
-def make_parser(types: list[type], **kwargs: Any) -> HfArgumentParser:
+def make_parser(types: Any, **kwargs: Any) -> HfArgumentParser:
     """A parser with one ``--flag`` per dataclass field, plus ``--config FILE``."""
     parser = _Parser(types, allow_abbrev=False, **kwargs)
     parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags override its keys")

@@ -28,17 +28,15 @@ from hb_ssl.evaluation.baselines import (
     feature_matrix,
     fit_predict_baseline,
 )
-from hb_ssl.evaluation.intervals import grouped_bootstrap
-from hb_ssl.evaluation.metrics import read_predictions, score_by_part
+from hb_ssl.evaluation.metrics import read_predictions
 from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic, write_text_atomic
 from hb_ssl.runs import describe_environment, open_run
+from hb_ssl.scoring import score_with_intervals, summary_table
 from hb_ssl.training import describe_task, fine_tune
 
 logger = logging.getLogger(__name__)
 
 METHODS = ("fine_tune", *BASELINES)
-TABLE_METRICS = ("recording_uar", "recording_macro_f1", "recording_accuracy")
-TABLE_HEADER = "| part | n | UAR | macro-F1 | accuracy |"
 
 
 def cross_validate(
@@ -113,7 +111,8 @@ def _fine_tune_fold(
 ) -> None:
     outer = set(test)
     rest = [item for item in task.items if item.recording_id not in outer]
-    split = {**inner_validation(rest, data.validation_fraction, seed=repeat), "test": test}
+    train_ids, validation_ids = inner_validation(rest, data.validation_fraction, seed=repeat)
+    split = {"train": train_ids, "validation": validation_ids, "test": test}
     seeded = replace(training, seed=training.seed + repeat)
     tuned = fine_tune(task, split, data, model, seeded, folder)
     if PartialState().is_main_process:
@@ -183,8 +182,7 @@ def _summarise(
         "synthetic": task.synthetic,
         "num_folds": cv.num_folds,
         "num_repeats": cv.num_repeats,
-        "recording": score_by_part(rows, task.labels),
-        "intervals": intervals_by_part(rows, task.labels),
+        **score_with_intervals(rows, task.labels),
     }
     if summaries:
         metrics["run"] = {
@@ -194,37 +192,5 @@ def _summarise(
         }
     write_csv_atomic(folder / "predictions.csv", rows)
     title = f"{cv.method}, {cv.num_folds} grouped folds x {cv.num_repeats} repeats"
-    if task.synthetic:
-        title += ", SYNTHETIC data"
-    write_text_atomic(folder / "summary.md", summary_table(title, metrics))
+    write_text_atomic(folder / "summary.md", f"# {title}\n\n{summary_table(metrics)}")
     write_json_atomic(folder / "metrics.json", metrics)
-
-
-def intervals_by_part(rows: list[dict[str, Any]], labels: list[str]) -> dict[str, Any]:
-    """Subject-bootstrap intervals overall, per set and without the simulator's recordings."""
-    parts = {
-        "overall": rows,
-        "set_a": [row for row in rows if row["set"] == "a"],
-        "set_b": [row for row in rows if row["set"] == "b"],
-        "without_simulator": [row for row in rows if not row["simulator"]],
-    }
-    return {name: grouped_bootstrap(part, labels) for name, part in parts.items() if part}
-
-
-def summary_table(title: str, metrics: dict[str, Any]) -> str:
-    """A Markdown table: one row a part, mean over repeats with its 95 % interval."""
-    lines = [f"# {title}", "", TABLE_HEADER, "|---|---|---|---|---|"]
-    for part, intervals in metrics["intervals"].items():
-        cells = [format_interval(intervals[name]) for name in TABLE_METRICS]
-        lines.append(f"| {part} | {metrics['recording'][part]['n']} | {' | '.join(cells)} |")
-    note = "Mean over repeats of the score over all recordings, with 95 % subject-bootstrap intervals."
-    return "\n".join([*lines, "", note, ""])
-
-
-def format_interval(interval: dict[str, float | None]) -> str:
-    """``0.64 (0.58-0.70)``, or ``-`` when undefined."""
-    if interval["value"] is None:
-        return "-"
-    if interval["low"] is None:
-        return f"{interval['value']:.3f}"
-    return f"{interval['value']:.3f} ({interval['low']:.3f}-{interval['high']:.3f})"

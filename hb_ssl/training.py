@@ -5,9 +5,7 @@ accumulation, mixed precision and several processes come from there.
 """
 
 import logging
-import math
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,22 +16,12 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.integrations import TensorBoardCallback
+from transformers import EvalPrediction, PrinterCallback
 
 from hb_ssl import __version__
 from hb_ssl.config import DataConfig, ModelConfig, TrainConfig
 from hb_ssl.data.augment import Augmentation
 from hb_ssl.data.dataset import (
-    EpochSampler,
     EvaluationWindows,
     FeatureMaker,
     TrainingWindows,
@@ -43,11 +31,19 @@ from hb_ssl.data.dataset import (
 from hb_ssl.data.splits import write_split
 from hb_ssl.data.task import HeartSoundTask, choose_split, prepare_task_from
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.metrics import pool_windows, score_by_part, score_recordings
+from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
 from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, save_classifier
 from hb_ssl.runs import describe_environment, last_complete_checkpoint, open_run
+from hb_ssl.scoring import prediction_rows, score
+from hb_ssl.trainer import (
+    WindowTrainer,
+    class_weights,
+    trainer_arguments,
+    trainer_callbacks,
+    training_history,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +84,13 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
         if state.is_main_process:
             write_json_atomic(folder / "environment.json", describe_environment())
             write_json_atomic(folder / "data_card.json", describe_task(task))
-            hashes = {r: recording.content_hash for r, recording in task.recordings.items()}
             write_split(
                 folder / "splits.json",
                 split,
                 task.groups,
-                {"seed": training.seed, "source": task.source, "label_mode": task.label_mode,
-                 "content_hashes": {r: hashes[r] for ids in split.values() for r in ids}},
-            )  # fmt: skip
+                {r: recording.content_hash for r, recording in task.recordings.items()},
+                {"seed": training.seed, "source": task.source, "label_mode": task.label_mode},
+            )
         tuned = fine_tune(task, split, data, model, training, folder)
         if state.is_main_process:
             _write_results(folder, task, tuned, data, model)
@@ -201,7 +196,7 @@ def fine_tune(
     validation = evaluation_windows("validation")
     trainer = WindowTrainer(
         model=model,
-        args=_trainer_arguments(training, folder, full=model_config.adaptation == "full"),
+        args=trainer_arguments(training, folder, full=model_config.adaptation == "full"),
         train_dataset=train_windows,
         eval_dataset=validation,
         compute_metrics=_validation_metrics(task, validation),
@@ -211,14 +206,15 @@ def fine_tune(
             else None
         ),
         balanced=training.class_balance == "sampling",
-        callbacks=_callbacks(training, folder),
+        callbacks=trainer_callbacks(training, folder),
     )
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder / "checkpoints"))
     seconds = time.perf_counter() - started
     test = evaluation_windows("test")
-    logits = trainer.predict(test).predictions
+    trainer.compute_metrics = None  # it scores the validation windows only
+    logits = np.asarray(trainer.predict(test).predictions)
     recording_rows, window_rows = prediction_rows(task, test, logits)
     return FineTuned(
         model=trainer.accelerator.unwrap_model(trainer.model),
@@ -253,109 +249,6 @@ def check_window(model: nn.Module, make_features: FeatureMaker) -> None:
         ) from error
 
 
-def class_weights(label_ids: list[int], num_classes: int) -> torch.Tensor:
-    """Weights ``[C]`` inversely proportional to the class counts; their mean over the data is 1."""
-    counts = np.bincount(label_ids, minlength=num_classes)
-    weights = np.where(counts > 0, len(label_ids) / (num_classes * np.maximum(counts, 1)), 0.0)
-    return torch.tensor(weights / (weights[label_ids].mean()), dtype=torch.float32)
-
-
-class WindowTrainer(Trainer):
-    """``Trainer`` with soft labels, class weights, and batches drawn by ``EpochSampler``."""
-
-    def __init__(
-        self,
-        *args: Any,
-        class_weights: torch.Tensor | None = None,
-        balanced: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.class_weights = class_weights
-        self.balanced = balanced
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        labels = inputs["labels"]  # [N, C], rows sum to 1
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        log_probabilities = outputs.logits.float().log_softmax(dim=-1)
-        if self.class_weights is not None:
-            labels = labels * self.class_weights.to(labels.device)
-        loss = -(labels * log_probabilities).sum(dim=-1).mean()
-        return (loss, outputs) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        # state.epoch is a whole number when an epoch starts, and lies inside the epoch on resume.
-        return EpochSampler(
-            self.train_dataset, self.balanced, lambda: math.floor((self.state.epoch or 0) + 1e-6)
-        )
-
-
-class _EpochLogger(TrainerCallback):
-    """One log line per evaluation."""
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        if state.is_world_process_zero and losses:
-            logger.info(
-                "epoch %.2f: train loss %.4f, validation recording_uar %.3f",
-                state.epoch, losses[-1], metrics["eval_recording_uar"],
-            )  # fmt: skip
-
-
-def _trainer_arguments(training: TrainConfig, folder: Path, full: bool) -> TrainingArguments:
-    save = {"strategy": "steps", "steps": training.save_steps} if training.save_steps else None
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        seed=training.seed,
-        data_seed=training.seed,
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.eval_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        warmup_steps=training.warmup_fraction,  # below 1: a share of all steps
-        lr_scheduler_type=training.scheduler,
-        fp16=training.mixed_precision == "fp16",
-        bf16=training.mixed_precision == "bf16",
-        eval_strategy=save["strategy"] if save else "epoch",
-        save_strategy=save["strategy"] if save else "epoch",
-        logging_strategy=save["strategy"] if save else "epoch",
-        eval_steps=save["steps"] if save else None,
-        save_steps=save["steps"] if save else 500,
-        logging_steps=save["steps"] if save else 500,
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="recording_uar",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,
-        label_names=["labels"],
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_find_unused_parameters=full,  # wav2vec2's mask embedding may go unused
-        report_to=[],
-        disable_tqdm=not sys.stderr.isatty(),
-    )
-
-
-def _callbacks(training: TrainConfig, folder: Path) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [_EpochLogger()]
-    if training.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
-    if training.tracker == "tensorboard" and PartialState().is_main_process:
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "logs"))))
-    return callbacks
-
-
 def _validation_metrics(
     task: HeartSoundTask, windows: EvaluationWindows
 ) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -368,84 +261,6 @@ def _validation_metrics(
         }
 
     return compute
-
-
-def prediction_rows(
-    task: HeartSoundTask, windows: EvaluationWindows, logits: np.ndarray
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pools window logits to one row a recording, and keeps one row a window.
-
-    Args:
-        task: labels, sets and groups.
-        windows: the windows that were classified, in order.
-        logits: ``[N, C]`` for the N windows.
-
-    Returns:
-        Recording rows and window rows, as in ``predictions.csv`` and ``window_predictions.csv``.
-    """
-    if len(logits) != len(windows):
-        raise ValueError(f"{len(logits)} rows of logits for {len(windows)} windows")
-    item_of = {item.recording_id: item for item in task.items}
-    indices: dict[str, list[int]] = {}
-    for index, recording_id in enumerate(windows.recording_of):
-        indices.setdefault(recording_id, []).append(index)
-    recording_rows: list[dict[str, Any]] = []
-    window_rows: list[dict[str, Any]] = []
-    for recording_id, own in indices.items():
-        item = item_of[recording_id]
-        about = {
-            "recording_id": recording_id,
-            "set": item.set,
-            "group": item.group,
-            "simulator": int(task.groups[recording_id].simulator),
-            "label": item.label,
-        }
-        recording_rows.append(
-            {**about, **_predicted(task.labels, pool_windows(logits[own]), num_windows=len(own))}
-        )
-        for index in own:
-            start = windows.start_of[index] / windows.make_features.sampling_rate
-            probabilities = pool_windows(logits[index : index + 1])
-            window_rows.append(
-                {**about, **_predicted(task.labels, probabilities, window_start_seconds=start)}
-            )
-    return recording_rows, window_rows
-
-
-def _predicted(labels: list[str], probabilities: np.ndarray, **extra: Any) -> dict[str, Any]:
-    return {
-        "prediction": labels[int(probabilities.argmax())],
-        **extra,
-        **{f"prob_{name}": float(p) for name, p in zip(labels, probabilities, strict=True)},
-    }
-
-
-def training_history(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Trainer's log as one row per step that logged something."""
-    renamed = {
-        "loss": "train_loss",
-        "grad_norm": "grad_norm",
-        "learning_rate": "learning_rate",
-        "eval_loss": "validation_loss",
-        "eval_recording_uar": "validation_recording_uar",
-        "eval_recording_macro_f1": "validation_recording_macro_f1",
-        "eval_recording_accuracy": "validation_recording_accuracy",
-    }
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in log_history:
-        row = {new: entry[old] for old, new in renamed.items() if old in entry}
-        if row:
-            known = rows.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
-            known.update(row)
-    return [rows[step] for step in sorted(rows)]
-
-
-def score(task: HeartSoundTask, recording_rows: list, window_rows: list) -> dict[str, Any]:
-    """The content of ``metrics.json``."""
-    return {
-        "recording": score_by_part(recording_rows, task.labels),
-        "window": {"overall": score_recordings(window_rows, task.labels, level="window")},
-    }
 
 
 def preprocessing_of(

@@ -40,7 +40,7 @@ def waveform_dataset(
         A dataset with columns ``recording_id``, ``audio`` (path, undecoded) and ``waveform``
         (float32 ``[T]``).
     """
-    key = [DECODING_VERSION, sampling_rate, band_low_hz, band_high_hz]
+    key: list[Any] = [DECODING_VERSION, sampling_rate, band_low_hz, band_high_hz]
     key += [[r.recording_id, r.content_hash] for r in recordings]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     folder = cache_folder() / "waveforms"

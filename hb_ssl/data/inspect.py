@@ -1,5 +1,6 @@
 """The data card: what is in a list of recordings, and what a model could cheat with."""
 
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -212,7 +213,19 @@ def format_inspection(card: Mapping[str, Any]) -> str:
         lines += ["", "Groups (labelled recordings)", *_group_lines(card["groups"])]
     lines += ["", f"Problems: {len(card['problems']) or 'none'}"]
     lines += [f"  - {problem}" for problem in card["problems"]]
-    return "\n".join(lines) + "\n"
+    return "\n".join(_wrapped(line) for line in lines) + "\n"
+
+
+def _wrapped(line: str) -> str:
+    """Folds a long line under its own indent; one long word (a path) stays whole."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line,
+        WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _class_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -100,8 +100,8 @@ def list_recordings(folder: str | Path) -> RecordingList:
     problems += _shortened(_strangers(files, audio), "files that are not recordings")
     problems += _shortened(check_tables(folder, files, recordings), "disagreements with csv files")
     problems += [] if synthetic else _incomplete(recordings)
-    for problem in problems:
-        logger.warning("%s", problem)
+    if problems:
+        logger.warning("%s: %d problems, the first: %s", folder, len(problems), problems[0])
     return RecordingList(recordings, problems, str(folder), synthetic)
 
 

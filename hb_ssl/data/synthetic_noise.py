@@ -3,6 +3,7 @@
 Waveforms are ``float64`` arrays ``[T]`` here; ``synthetic.py`` turns the sum into ``float32``.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -39,7 +40,7 @@ def band_noise(
     rng: np.random.Generator,
     slope_db: float = 0.0,
 ) -> np.ndarray:
-    """Gaussian noise ``[T]`` of unit RMS between ``low_hz`` and ``high_hz`` Hz (24 dB/octave skirts).
+    """Gaussian noise ``[T]`` of unit RMS from ``low_hz`` to ``high_hz`` (24 dB/octave skirts).
 
     Args:
         num_samples: T.
@@ -104,7 +105,7 @@ def background_noise(
     noise = unit_rms(noise)
     if noisy:
         kind = str(rng.choice(["handling", "friction", "speech"]))
-        bursts = simulate_artifact(kind, num_samples / rate + 0.01, rng)
+        bursts = simulate_artifact(kind, num_samples / rate, rng)
         bursts = change_rate(bursts, ARTIFACT_RATE, rate)[:num_samples]
         noise += rng.uniform(0.5, 2) * unit_rms(bursts)
     return unit_rms(noise)
@@ -219,6 +220,8 @@ _ARTIFACTS: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {
     "howl": _howl,
 }
 ARTIFACT_KINDS = tuple(_ARTIFACTS)
+# PASCAL's artifacts are mostly handling, voices and room noise.
+_ARTIFACT_SHARES = (0.22, 0.16, 0.07, 0.10, 0.16, 0.13, 0.10, 0.06)
 
 
 def simulate_artifact(kind: str, duration_seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -229,7 +232,7 @@ def simulate_artifact(kind: str, duration_seconds: float, rng: np.random.Generat
         duration_seconds: length in seconds.
         rng: source of randomness.
     """
-    num_samples = round(duration_seconds * ARTIFACT_RATE)
+    num_samples = math.ceil(duration_seconds * ARTIFACT_RATE)
     return unit_rms(_ARTIFACTS[kind](num_samples, ARTIFACT_RATE, rng))
 
 
@@ -241,8 +244,11 @@ def mix_artifacts(
     Returns:
         The waveform (unit RMS) and the kinds in it, loudest first.
     """
-    kinds = tuple(str(k) for k in rng.choice(ARTIFACT_KINDS, rng.integers(1, 4), replace=False))
-    mix = np.zeros(round(duration_seconds * ARTIFACT_RATE))
+    count = rng.integers(1, 4)
+    kinds = tuple(
+        str(k) for k in rng.choice(ARTIFACT_KINDS, count, replace=False, p=_ARTIFACT_SHARES)
+    )
+    mix = np.zeros(math.ceil(duration_seconds * ARTIFACT_RATE))
     for rank, kind in enumerate(kinds):
         sound = simulate_artifact(kind, duration_seconds, rng)
         if rng.random() < 0.35:  # the sound starts late, or a noise gate cuts it off
@@ -254,11 +260,16 @@ def mix_artifacts(
 
 
 def stethoscope_filter(waveform: np.ndarray, rate: int) -> np.ndarray:
-    """Filters ``[T]`` like set B's digital stethoscope: 20 Hz high-pass, low-pass near 195 Hz."""
+    """Filters ``[T]`` like set B's digital stethoscope: 20 Hz high-pass, low-pass near 195 Hz.
+
+    The low-pass is gentle (first-order, then second-order at 700 Hz): set B's spectra fall to
+    about -17 dB at 200 Hz, -25 dB at 400 Hz and -41 dB at 1 kHz.
+    """
     sos = np.vstack(
         [
             butter(2, 20, "highpass", fs=rate, output="sos"),
-            butter(4, 195, "lowpass", fs=rate, output="sos"),
+            butter(1, 195, "lowpass", fs=rate, output="sos"),
+            butter(2, min(700, 0.45 * rate), "lowpass", fs=rate, output="sos"),
         ]
     )
     return sosfilt(sos, waveform)

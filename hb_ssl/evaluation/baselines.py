@@ -62,11 +62,9 @@ def recording_features(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
         raise UserError(
             f"waveform of shape {waveform.shape}: expected [T] with T >= 1 and finite samples"
         )
-    # In float64 and scaled beforehand, so that the resampler rounds every gain alike.
-    centred = waveform.astype(np.float64) - waveform.mean(dtype=np.float64)
-    peak = np.abs(centred).max()
-    if peak > 0:
-        centred /= peak
+    # In float64: the power of a very quiet recording does not underflow, at any gain.
+    centred = waveform.astype(np.float64)
+    centred -= centred.mean() if np.ptp(centred) > 0 else centred[0]  # constant: zero exactly
     waveform = resample(centred, sampling_rate, FEATURE_RATE)
     window, hop = round(WINDOW_SECONDS * FEATURE_RATE), round(HOP_SECONDS * FEATURE_RATE)
     windows = split_windows(waveform, window, hop)

@@ -109,13 +109,18 @@ def score_by_part(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, dict[
         UserError: see ``score_recordings``; also a row without ``set`` or ``simulator``.
     """
     check_rows(rows, labels, columns=("set", "simulator"))
+    return {name: score_recordings(part, labels) for name, part in rows_by_part(rows).items()}
+
+
+def rows_by_part(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of ``overall``, ``set_a``, ``set_b`` and ``without_simulator``, if there are any."""
     parts = {
         "overall": list(rows),
         "set_a": [row for row in rows if row["set"] == "a"],
         "set_b": [row for row in rows if row["set"] == "b"],
         "without_simulator": [row for row in rows if not int(row["simulator"])],
     }
-    return {name: score_recordings(part, labels) for name, part in parts.items() if part}
+    return {name: part for name, part in parts.items() if part}
 
 
 def check_rows(rows: Sequence[Row], labels: Sequence[str], columns: Sequence[str] = ()) -> None:

@@ -69,7 +69,7 @@ def build_classifier(
     ):
         if hasattr(config, name):
             setattr(config, name, value)
-    model_class = WINDOW_CLASSIFIERS[config.model_type]
+    model_class: Any = WINDOW_CLASSIFIERS[config.model_type]
     set_seed(seed)
     if random_weights:
         logger.warning("The backbone '%s' starts from RANDOM weights, as asked", backbone)
@@ -182,9 +182,11 @@ def save_classifier(
     shutil.rmtree(temporary, ignore_errors=True)
     with quiet_transformers():
         if isinstance(model, PeftModel):
-            model.save_pretrained(temporary / ADAPTER_FOLDER)
-            model = model.merge_and_unload()
-        model.save_pretrained(temporary)
+            model.save_pretrained(str(temporary / ADAPTER_FOLDER))
+            merged: Any = model.merge_and_unload()
+        else:
+            merged = model
+        merged.save_pretrained(temporary)
     feature_extractor.save_pretrained(temporary)
     text = json.dumps(preprocessing, indent=2) + "\n"
     (temporary / PREPROCESSING_FILE).write_text(text, encoding="utf-8")

@@ -1,0 +1,333 @@
+"""``hb-ssl``: one thin subcommand per verb. Heavy imports wait until a verb needs them."""
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hb_ssl import __version__
+from hb_ssl.errors import UserError
+
+OVERVIEW = """\
+Classify heart sounds with self-supervised audio models.
+A research and screening aid, not a diagnosis.
+
+  hb-ssl data inspect DIR        what is in a folder of recordings, and what is wrong with it
+  hb-ssl data download           fetch the PASCAL recordings (--source kaggle or challenge)
+  hb-ssl data push DIR           put the recordings on the Hub as a dataset
+  hb-ssl train                   fine-tune a backbone, score it, save it
+  hb-ssl cv                      repeated grouped cross-validation, also of baselines
+  hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
+  hb-ssl predict FILES           classify recordings
+  hb-ssl report RUN              write report.html and report.md of a run
+
+`hb-ssl VERB --help` shows examples and every option.
+"""
+
+EXAMPLES: dict[str, str] = {
+    "train": """\
+examples:
+  hb-ssl train                                        simulated recordings, bundled backbone
+  hb-ssl train --source ~/heartbeat-sounds            your copy of the PASCAL recordings
+  hb-ssl train --config configs/wav2vec2_lora.yaml --epochs 5
+  hb-ssl train --config runs/train/config.yaml --resume
+on several devices:
+  accelerate launch scripts/train.py --config configs/wav2vec2_lora.yaml""",
+    "cv": """\
+examples:
+  hb-ssl cv --source ~/heartbeat-sounds --method extra_trees --output_dir runs/cv-trees
+  hb-ssl cv --config configs/pcg_lora.yaml --label_mode set_b --output_dir runs/cv-b
+  hb-ssl cv --config runs/cv-b/config.yaml --resume   go on after an interruption""",
+    "evaluate": """\
+examples:
+  hb-ssl evaluate runs/train                          the run's own test recordings
+  hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there""",
+    "predict": """\
+examples:
+  hb-ssl predict heart.wav
+  hb-ssl predict ~/recordings --model runs/train --csv answers.csv
+  hb-ssl predict a.wav b.flac --json                  one JSON line a recording
+
+One unreadable file does not stop the others: its row says why, and the exit code is 1.""",
+    "report": """\
+examples:
+  hb-ssl report runs/train
+  hb-ssl report runs/cv-trees""",
+    "inspect": """\
+examples:
+  hb-ssl data inspect ~/heartbeat-sounds
+  hb-ssl data inspect ~/heartbeat-sounds --json > card.json""",
+    "download": """\
+examples:
+  hb-ssl data download --source kaggle                needs `pip install 'hb-ssl[kaggle]'`
+  hb-ssl data download --source challenge             the zips of the challenge's own page
+  hb-ssl data download --source hub:ORG/NAME""",
+    "push": """\
+examples:
+  hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --private --i-may-share""",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code (0 fine, 1 some recordings failed, 2 bad input)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _dispatch(argv))
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Runs a command with one-line errors: exit code 2 for bad input, 130 for Ctrl-C."""
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        level=logging.INFO if main_process else logging.ERROR, format="%(message)s", force=True
+    )
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # keeps logs readable
+    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "fsspec", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return command() or 0
+    except UserError as error:
+        if main_process:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # `hb-ssl ... | head` is no error
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; --resume continues a training run", file=sys.stderr)
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int | None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(OVERVIEW)
+        return 0
+    if argv[0] == "--version":
+        print(f"hb-ssl {__version__}")
+        return 0
+    verbs: dict[str, Callable[[list[str]], int | None]] = {
+        "data": _data,
+        "train": train,
+        "cv": cross_validate,
+        "evaluate": evaluate,
+        "predict": predict,
+        "report": report,
+    }
+    if argv[0] not in verbs:
+        raise UserError(f"unknown command '{argv[0]}'; expected one of {', '.join(verbs)}")
+    return verbs[argv[0]](argv[1:])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    return _Parser(
+        prog=f"hb-ssl {prog}",
+        description=description,
+        epilog=EXAMPLES[prog.split()[-1]],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def train(argv: list[str]) -> None:
+    """``hb-ssl train`` and ``scripts/train.py``."""
+    from hb_ssl.config import DataConfig, ModelConfig, TrainConfig, parse_config
+    from hb_ssl.report import write_report
+    from hb_ssl.training import train as run_training
+
+    configs = parse_config(
+        [DataConfig, ModelConfig, TrainConfig],
+        argv,
+        prog="hb-ssl train",
+        description="Fine-tune a pretrained backbone on heart sounds, score it, save it.",
+        epilog=EXAMPLES["train"],
+    )
+    folder = run_training(*configs)
+    _finish(folder, write_report)
+
+
+def cross_validate(argv: list[str]) -> None:
+    """``hb-ssl cv`` and ``scripts/cross_validate.py``."""
+    from hb_ssl.config import (
+        CrossValidationConfig,
+        DataConfig,
+        ModelConfig,
+        TrainConfig,
+        parse_config,
+    )
+    from hb_ssl.cross_validation import cross_validate as run_folds
+    from hb_ssl.report import write_report
+
+    configs = parse_config(
+        [DataConfig, ModelConfig, TrainConfig, CrossValidationConfig],
+        argv,
+        prog="hb-ssl cv",
+        description="Repeated grouped k-fold cross-validation of a recipe or a baseline.",
+        epilog=EXAMPLES["cv"],
+    )
+    folder = run_folds(*configs)
+    _finish(folder, write_report)
+
+
+def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
+    from accelerate import PartialState
+
+    from hb_ssl.files import read_json
+    from hb_ssl.scoring import summary_table
+
+    if PartialState().is_main_process:
+        report_file = write_report(folder)
+        print(summary_table(read_json(folder / "metrics.json")))
+        print(f"report: {report_file}")
+
+
+def evaluate(argv: list[str]) -> None:
+    """``hb-ssl evaluate`` and ``scripts/evaluate.py``."""
+    parser = _parser("evaluate", "Score a run's saved classifier.")
+    parser.add_argument("run", help="folder of a finished `hb-ssl train` run")
+    parser.add_argument("--source", help="score all labelled recordings of this source instead")
+    parser.add_argument("--batch_size", type=int, default=32, help="windows per device (32)")
+    arguments = parser.parse_args(argv)
+    from accelerate import PartialState
+
+    from hb_ssl.files import read_json
+    from hb_ssl.scoring import evaluate_run, summary_table
+
+    folder = evaluate_run(arguments.run, arguments.source, arguments.batch_size)
+    if PartialState().is_main_process:
+        print(summary_table(read_json(folder / "metrics.json")))
+        print(f"written to {folder}")
+
+
+def predict(argv: list[str]) -> int:
+    """``hb-ssl predict``."""
+    parser = _parser("predict", "Classify recordings. A screening aid, not a diagnosis.")
+    parser.add_argument("files", nargs="+", help="audio files, or folders of them")
+    parser.add_argument("--model", help="run folder, model folder or Hub repo (default: bundled)")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub repo")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="one JSON object a line")
+    output.add_argument("--csv", metavar="FILE", help="write a CSV file")
+    arguments = parser.parse_args(argv)
+    from tqdm import tqdm
+
+    from hb_ssl.audio import find_audio_files
+    from hb_ssl.files import write_csv_atomic
+    from hb_ssl.inference import HeartSoundClassifier
+
+    files = find_audio_files(arguments.files)
+    classifier = HeartSoundClassifier.from_pretrained(arguments.model, arguments.revision)
+    if classifier.preprocessing["synthetic"]:
+        print(
+            "warning: this classifier was trained on SYNTHETIC recordings; its answers mean "
+            "nothing for real hearts",
+            file=sys.stderr,
+        )
+    rows = []
+    for file in tqdm(files, desc="Classifying", disable=None):
+        row: dict[str, Any] = {"file": str(file), "prediction": "", "error": ""}
+        probabilities: dict[str, Any] = dict.fromkeys(classifier.labels, "")
+        try:
+            answer = classifier.predict_one(file)
+        except UserError as error:
+            row["error"] = str(error)
+        else:
+            row["prediction"] = answer.label
+            probabilities = {name: round(p, 6) for name, p in answer.probabilities.items()}
+        rows.append({**row, **{f"prob_{name}": p for name, p in probabilities.items()}})
+    if arguments.csv:
+        write_csv_atomic(arguments.csv, rows)
+        print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
+    elif arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def report(argv: list[str]) -> None:
+    """``hb-ssl report``."""
+    parser = _parser("report", "Write report.html and report.md of a finished run.")
+    parser.add_argument("run", help="folder of an `hb-ssl train` or `hb-ssl cv` run")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.report import write_report
+
+    print(f"report: {write_report(arguments.run)}")
+
+
+def _data(argv: list[str]) -> None:
+    verbs = {"inspect": inspect_data, "download": download_data, "push": push_data}
+    if not argv or argv[0] in ("-h", "--help"):
+        print("hb-ssl data inspect|download|push; see `hb-ssl data VERB --help`")
+        return
+    if argv[0] not in verbs:
+        raise UserError(f"unknown command 'data {argv[0]}'; expected one of {', '.join(verbs)}")
+    verbs[argv[0]](argv[1:])
+
+
+def inspect_data(argv: list[str]) -> None:
+    """``hb-ssl data inspect``."""
+    parser = _parser("data inspect", "Counts, duplicates, groups and problems of a source.")
+    parser.add_argument("source", help="a folder, or synthetic, kaggle, challenge, hub:ORG/NAME")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.config import DataConfig
+    from hb_ssl.data.duplicates import find_duplicates
+    from hb_ssl.data.groups import assign_groups
+    from hb_ssl.data.inspect import format_inspection, inspect_recordings
+    from hb_ssl.data.task import load_recordings
+
+    listed = load_recordings(arguments.source, DataConfig().num_synthetic)
+    duplicates = find_duplicates(listed.recordings)
+    groups = assign_groups(listed.recordings, duplicates)
+    card = inspect_recordings(listed, duplicates, groups)
+    print(json.dumps(card, indent=2) if arguments.json else format_inspection(card))
+
+
+def download_data(argv: list[str]) -> None:
+    """``hb-ssl data download``."""
+    parser = _parser("data download", "Fetch recordings into the cache and say where they are.")
+    parser.add_argument("--source", required=True, help="kaggle, challenge or hub:ORG/NAME")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.data.sources import resolve_source
+
+    print(resolve_source(arguments.source))
+
+
+def push_data(argv: list[str]) -> None:
+    """``hb-ssl data push``."""
+    parser = _parser("data push", "Put a folder of recordings on the Hub as parquet.")
+    parser.add_argument("source", help="folder with the recordings")
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="dataset repo")
+    parser.add_argument("--private", action="store_true", help="make the repo private")
+    parser.add_argument(
+        "--i-may-share", action="store_true", help="yes, I have the right to share these recordings"
+    )
+    arguments = parser.parse_args(argv)
+    from hb_ssl.data.hub_dataset import push_dataset
+    from hb_ssl.data.pascal import list_recordings
+    from hb_ssl.data.sources import resolve_source
+
+    listed = list_recordings(resolve_source(arguments.source))
+    url = push_dataset(
+        listed, arguments.repo, private=arguments.private, i_may_share=arguments.i_may_share
+    )
+    print(url)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
