@@ -31,7 +31,7 @@ CLASS_COLOURS = {
     "murmur": VERMILION,
     "normal": GREEN,
 }
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.spines.right": False,

@@ -67,9 +67,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Columns:
-    """Groups of blocks, side by side where there is room."""
+    """Groups of blocks, side by side where each gets at least ``min_pixels``."""
 
     groups: "list[list[Block]]"
+    min_pixels: int = 280
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,7 @@ th:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 500; }
 .dot { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 50%;
   margin-right: 0.5em; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr));
-  gap: 20px 32px; align-items: start; }
+.columns { display: grid; gap: 12px 28px; align-items: start; }
 .columns > div { min-width: 0; }
 figure { margin: 14px 0; max-width: 460px; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -156,7 +156,7 @@ details { margin: 12px 0; }
 summary { cursor: pointer; color: var(--accent); }
 pre { background: var(--card); border-radius: 6px; padding: 12px 14px; overflow-x: auto;
   font: 0.82rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-@media print { details { display: block; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
+@media print { h2, h3 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 </style>
 </head>
 <body>
@@ -197,7 +197,9 @@ def _html(block: Block) -> str:
         return f'<pre tabindex="0"><code>{html.escape(block.text)}</code></pre>'
     if isinstance(block, Columns):
         groups = ["<div>" + "\n".join(map(_html, group)) + "</div>" for group in block.groups]
-        return '<div class="columns">' + "\n".join(groups) + "</div>"
+        width = f"minmax(min(100%, {block.min_pixels}px), 1fr)"
+        style = f"grid-template-columns: repeat(auto-fill, {width})"
+        return f'<div class="columns" style="{style}">' + "\n".join(groups) + "</div>"
     inner = "\n".join(map(_html, block.blocks))
     return f"<details><summary>{html.escape(block.summary)}</summary>\n{inner}\n</details>"
 
@@ -246,6 +248,11 @@ def _escape(text: str) -> str:
     return re.sub(r"^(#|[-+>]\s|\d+[.)]\s)", r"\\\1", text)
 
 
+def _markdown_cell(cell: str) -> str:
+    first, _, small = cell.partition("\n")
+    return _escape(first) + (f" ({_escape(small)})" if small else "")
+
+
 def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
         return "#" * block.level + " " + _escape(block.text)
@@ -257,7 +264,7 @@ def _markdown(block: Block) -> str:
         return "\n".join(rows)
     if isinstance(block, Table):
         lines = [block.header, *block.rows]
-        shown = ["| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines]
+        shown = ["| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines]
         rule = "|---" * len(block.header) + "|"
         return "\n".join([_escape(block.caption), "", shown[0], rule, *shown[1:]])
     if isinstance(block, Picture):

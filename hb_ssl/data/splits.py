@@ -75,7 +75,7 @@ def train_validation_test(
         UserError: a fraction out of range, or a class with fewer than three groups.
     """
     train_fraction = 1 - validation_fraction - test_fraction
-    if min(validation_fraction, test_fraction, train_fraction) <= 0:
+    if not all(0 < f < 1 for f in (validation_fraction, test_fraction, train_fraction)):
         raise UserError(
             f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: "
             "expected both above 0 and their sum below 1"

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1  # raise it whenever the same seed gives other audio
 MARKER = "SYNTHETIC.json"
-MIN_RECORDINGS = 14  # two of each class in each set
+MIN_RECORDINGS = 20  # two of each class in each set
 GROUPS_PER_CLASS = 8  # subjects a class at least, where it has that many recordings
 # Share of the recordings by set and class: PASCAL's order of frequency, its extremes evened out so
 # that a small data set still holds enough subjects of each class.
@@ -180,7 +180,8 @@ def _write_files(folder: Path, arguments: dict[str, int]) -> None:
 
 def _plan_recordings(num_recordings: int, rng: np.random.Generator) -> list[_Plan]:
     """Shares the recordings out over classes and subjects; subjects are numbered per set."""
-    num_unlabelled = {set_: int(num_recordings * UNLABELLED_SHARE / 2) for set_ in "ab"}
+    each = max(round(num_recordings * UNLABELLED_SHARE / 2), 1)
+    num_unlabelled = {"a": each, "b": each}
     num_labelled = num_recordings - sum(num_unlabelled.values())
     exact = np.array(list(CLASS_SHARES.values())) * num_labelled
     counts = np.floor(exact).astype(int)

@@ -129,7 +129,7 @@ def _draw_rhythm(
     if subject.premature_rate == 0:
         return onsets, intervals, np.array([], dtype=int)
     # One premature beat near the middle for sure, so that the label is true; others by chance.
-    middle = int(np.argmin(np.abs(onsets - finding_rng.uniform(0.35, 0.65) * duration)))
+    middle = int(np.searchsorted(onsets, finding_rng.uniform(0.3, 0.55) * duration))
     chosen = [middle]
     for beat in range(2, len(onsets) - 1):
         is_free = all(abs(beat - other) >= 3 for other in chosen)
@@ -137,7 +137,9 @@ def _draw_rhythm(
             chosen.append(beat)
     premature = np.array(sorted(chosen))
     # Only the premature beat moves, so the pause after it is fully compensatory.
-    onsets[premature] -= intervals[premature - 1] * finding_rng.uniform(0.32, 0.48, len(premature))
+    before = intervals[premature - 1]
+    advance = before * finding_rng.uniform(0.32, 0.48, len(premature))
+    onsets[premature] -= np.minimum(advance, before - 0.28)  # after S2 of the beat before
     return onsets, intervals, premature
 
 

@@ -143,6 +143,11 @@ def test_set_b_names_survive_both_forms(kind, subject, stamp, site, take, ending
     assert parse_file_name(in_csv + ending) == parsed
 
 
+def test_the_folder_that_the_challenges_zip_really_holds():
+    parsed = parse_file_name("103_1305031931979_D1.wav", ("Training B Normal",))
+    assert parsed.stem == "normal__103_1305031931979_D1"
+
+
 @given(st.text("abAB_-. 0123456789/\nnormaluté", max_size=60))
 def test_any_other_name_is_refused_in_one_way(name):
     try:
@@ -289,7 +294,11 @@ def test_csv_disagreements_are_named(tmp_path):
     write_csv(
         tmp_path / "set_a.csv",
         "dataset,fname,label,sublabel",
-        ["a,set_a/normal__201101070538.wav,artifact,", "a,set_a/normal__209901010000.wav,normal,"],
+        [
+            "a,set_a/normal__201101070538.wav,artifact,",
+            "a,set_a/normal__209901010000.wav,normal,",
+            "a,set_a/normal_209901010000.wav,normal,",
+        ],
     )
     write_csv(
         tmp_path / "set_a_timing.csv",
@@ -303,9 +312,11 @@ def test_csv_disagreements_are_named(tmp_path):
     found = list_recordings(tmp_path)
     lines = [problem for problem in found.problems if ".csv" in problem]
     assert lines == [
+        "set_a.csv: normal_209901010000 has 2 rows",
         "set_a.csv: set_a/normal__201101070538.wav is artifact in the csv but normal by its name, "
         "the name is used",
         "set_a.csv: set_a/normal__209901010000.wav has a row but no file",
+        "set_a.csv: set_a/normal_209901010000.wav has a row but no file",
         "set_a.csv: a/murmur__201101070539 has no row",
         "set_a_timing.csv line 2: location '400' is not a sample of a/normal__201101070538 "
         "(400 samples)",
@@ -352,6 +363,24 @@ class Pair:
 
 class OneGroup:
     group, simulator = "everything", True
+
+
+class SameLabelPair(Pair):
+    second = "a/artifact__201012172012"
+
+
+class UnlabelledPair(Pair):
+    second = "a/Aunlabelledtest__201012172010"
+
+
+def test_inspection_of_unseen_subjects_and_agreeing_duplicates(tmp_path):
+    layouts(tmp_path)
+    write_audio(tmp_path / "kaggle" / "set_b" / "Bunlabelledtest__900_1306935608852_D.wav")
+    found = list_recordings(tmp_path / "kaggle")
+    card = inspect_recordings(found, [Pair(), SameLabelPair(), UnlabelledPair()])
+    assert card["subjects"]["unlabelled_recordings_of_unseen_subjects"] == 1
+    assert [row["labels_disagree"] for row in card["duplicates"]] == [True, False, False]
+    assert "groups" not in card
 
 
 def test_inspection_is_json_and_fits_80_columns(tmp_path, monkeypatch):
