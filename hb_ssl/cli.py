@@ -88,7 +88,9 @@ def run_command(command: Callable[[], int | None]) -> int:
     )
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # keeps logs readable
+        # keeps logs readable
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "fsspec", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:

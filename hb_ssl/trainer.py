@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -24,6 +25,7 @@ from transformers.integrations import TensorBoardCallback
 
 from hb_ssl.config import TrainConfig
 from hb_ssl.data.dataset import EpochSampler, EvaluationWindows
+from hb_ssl.models.backbones import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,32 @@ class WindowTrainer(Trainer):
             labels = labels * self.class_weights.to(labels.device)
         loss = -(labels * log_probabilities).sum(dim=-1).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._restore_weights(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is None or not self._restore_weights(best):
+            super()._load_best_model()
+
+    def _restore_weights(self, checkpoint: str) -> bool:
+        """Loads a checkpoint of a whole model; False where the Trainer must do it itself.
+
+        transformers saves some models (AST) under older weight names, and the Trainer would load
+        them by name and only warn about all that it did not find.
+        """
+        model: Any = self.model
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if sharded or not isinstance(model, PreTrainedModel):
+            return False
+        with quiet_transformers():
+            saved = type(model).from_pretrained(
+                checkpoint, config=model.config, dtype=torch.float32, use_safetensors=True
+            )
+        model.load_state_dict(saved.state_dict())
+        return True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         # state.epoch is a whole number when an epoch starts, and lies inside the epoch on resume.

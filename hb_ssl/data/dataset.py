@@ -112,7 +112,7 @@ class FeatureMaker:
         if kind == "WhisperFeatureExtractor":
             longest = float(feature_extractor.chunk_length)
         elif kind == "ASTFeatureExtractor":
-            longest = feature_extractor.max_length * 0.010 + 0.015  # 25 ms frames every 10 ms
+            longest = feature_extractor.max_length * 0.010 + 0.024  # 25 ms frames every 10 ms
         if longest is not None and window_seconds > longest:
             raise UserError(
                 f"window_seconds {window_seconds}: this backbone takes at most {longest:g} s; "

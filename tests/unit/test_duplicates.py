@@ -240,7 +240,8 @@ def test_contradictory_duplicates_are_labelled_pairs_of_two_labels(tmp_path):
     labels = {"n": "normal", "m": "murmur", "n2": "normal", "u": None, "x": "murmur"}
     recordings = [replace(base, recording_id=k, raw_label=v) for k, v in labels.items()]
     pairs = [
-        Duplicate(a, b, 1.0, 0.0, 2.0) for a, b in (("m", "n"), ("n", "n2"), ("n2", "u"), ("u", "x"))
+        Duplicate(a, b, 1.0, 0.0, 2.0)
+        for a, b in (("m", "n"), ("n", "n2"), ("n2", "u"), ("u", "x"))
     ]
     assert contradictory_duplicates(recordings, pairs) == {"m", "n"}
     assert contradictory_duplicates(recordings, []) == set()

@@ -170,7 +170,9 @@ def test_groups_that_no_assignment_can_spread_fail():
         grouped_folds(items, 2, 0)
 
 
-@pytest.mark.parametrize("fractions", [(0, 0.2), (0.2, 0), (0.5, 0.5), (-0.1, 0.2), (float("nan"), 0.1)])
+@pytest.mark.parametrize(
+    "fractions", [(0, 0.2), (0.2, 0), (0.5, 0.5), (-0.1, 0.2), (float("nan"), 0.1)]
+)
 def test_fractions_out_of_range(fractions):
     items = make_items({("murmur", "b"): [1] * 9})
     with pytest.raises(UserError, match="sum below 1"):
@@ -292,7 +294,8 @@ def test_split_file_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "3", '{"parts": ["a"]}', '{"parts": {"a": ["r1"]}}', '{"parts": {"a": 1}}']
+    "content",
+    ["{", "[]", "3", '{"parts": ["a"]}', '{"parts": {"a": ["r1"]}}', '{"parts": {"a": 1}}'],
 )
 def test_unreadable_split_file(tmp_path, content):
     path = tmp_path / "splits.json"

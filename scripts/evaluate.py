@@ -1,8 +1,0 @@
-"""Score a finished run again; also under `accelerate launch` or torchrun."""
-
-import sys
-
-from hb_ssl.cli import evaluate, run_command
-
-if __name__ == "__main__":
-    sys.exit(run_command(lambda: evaluate(sys.argv[1:])))
