@@ -112,7 +112,7 @@ def build_classifier(
 
 
 def adapt(
-    model: PreTrainedModel,
+    model: Any,
     adaptation: str,
     lora_rank: int = 8,
     lora_alpha: int = 16,
