@@ -1,0 +1,244 @@
+"""The main job on a small simulated data set: run folder, resume, processes, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hb_ssl import cli
+from hb_ssl.data.synthetic_dataset import write_synthetic_dataset
+from hb_ssl.errors import UserError
+from hb_ssl.files import read_json
+from hb_ssl.inference import HeartSoundClassifier
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of its own for every command of this module."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("HB_SSL_CACHE")
+    os.environ["HB_SSL_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["HB_SSL_CACHE"]
+    else:
+        os.environ["HB_SSL_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def recordings(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def options(recordings: Path, wav2vec2_folder: Path) -> list[str]:
+    return [
+        "--source", str(recordings), "--backbone", str(wav2vec2_folder), "--window_seconds", "1",
+        "--hop_seconds", "1", "--epochs", "3", "--windows_per_recording", "1", "--batch_size", "4",
+        "--tracker", "none", "--early_stopping_patience", "0", "--pooling", "attentive",
+        "--layer_weighted_sum",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    assert cli.main(["train", *options, "--output_dir", str(folder)]) == 0
+    return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def test_run_folder_is_complete_and_consistent(run: Path) -> None:
+    metrics = read_json(run / "metrics.json")
+    assert metrics["synthetic"] is True
+    lines = (run / "predictions.csv").read_text().splitlines()
+    assert metrics["recording"]["overall"]["n"] == len(lines) - 1 > 0
+    assert {"config.yaml", "environment.json", "splits.json", "data_card.json", "history.json",
+            "report.html", "report.md"} <= {p.name for p in run.iterdir()}  # fmt: skip
+    assert not (run / "checkpoints").exists()
+    assert [row["epoch"] for row in read_json(run / "history.json")] == [1.0, 2.0, 3.0]
+    split = read_json(run / "splits.json")
+    assert "SYNTHETIC" in (run / "report.html").read_text()
+    assert split
+
+
+def test_prediction_of_the_saved_model_equals_the_training_run(run: Path, recordings: Path) -> None:
+    classifier = HeartSoundClassifier.from_pretrained(run)
+    rows = (run / "predictions.csv").read_text().splitlines()
+    header = rows[0].split(",")
+    for line in rows[1:6]:
+        row = dict(zip(header, line.split(","), strict=True))
+        set_, stem = row["recording_id"].split("/")
+        answer = classifier.predict_one(recordings / f"set_{set_}" / f"{stem}.wav")
+        for label, probability in answer.probabilities.items():
+            assert probability == pytest.approx(float(row[f"prob_{label}"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("extra", [[], ["--adaptation", "full"]], ids=["lora", "full"])
+def test_killed_run_resumes_to_the_same_weights(
+    options: list[str], extra: list[str], ast_folder: Path, tmp_path: Path
+) -> None:
+    extra = [*extra, "--backbone", str(ast_folder), "--save_steps", "3", "--mixup_alpha", "0.3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert cli.main(["train", *options, *extra, "--output_dir", str(whole)]) == 0
+    command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *options, *extra,
+               "--output_dir", str(killed)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list(killed.glob("checkpoints/checkpoint-6/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "metrics.json").exists()
+    arguments = ["train", *options, *extra, "--output_dir", str(killed)]
+    assert cli.main(arguments) == 2  # neither --resume nor --overwrite: nothing is lost
+    assert cli.main([*arguments, "--epochs", "9", "--resume"]) == 2  # other settings
+    assert cli.main([*arguments, "--resume"]) == 0
+    expected, got = weights(whole), weights(killed)
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, got[name]), name
+    assert (whole / "predictions.csv").read_text() == (killed / "predictions.csv").read_text()
+
+
+def test_two_processes_score_as_one(run: Path) -> None:
+    script = str(REPOSITORY / "scripts/evaluate_run.py")
+    assert cli.main(["evaluate", str(run), "--batch_size", "5"]) == 0
+    one = read_json(run / "evaluation" / "metrics.json")
+    rows = (run / "evaluation" / "window_predictions.csv").read_text().splitlines()
+    assert (len(rows) - 1) % 10 != 0, "the last batch must be uneven for this test to tell"
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script, str(run),
+         "--batch_size", "5"],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        check=True, capture_output=True, timeout=240,
+    )  # fmt: skip
+    two = read_json(run / "evaluation" / "metrics.json")
+    assert two["recording"]["overall"]["n"] == one["recording"]["overall"]["n"]
+    np.testing.assert_allclose(
+        json_numbers(two["recording"]), json_numbers(one["recording"]), atol=1e-6
+    )
+    trained = read_json(run / "metrics.json")["recording"]
+    np.testing.assert_allclose(json_numbers(one["recording"]), json_numbers(trained), atol=1e-6)
+
+
+def json_numbers(content: object) -> list[float]:
+    if isinstance(content, dict):
+        return [n for value in content.values() for n in json_numbers(value)]
+    if isinstance(content, list):
+        return [n for value in content for n in json_numbers(value)]
+    return [float(content)] if isinstance(content, int | float) else []
+
+
+def test_cross_validation_resumes_fold_by_fold(recordings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cv"
+    arguments = ["cv", "--source", str(recordings), "--method", "logistic_regression",
+                 "--num_folds", "3", "--num_repeats", "2", "--output_dir", str(folder)]  # fmt: skip
+    assert cli.main(arguments) == 0
+    first = (folder / "predictions.csv").read_text()
+    assert len(list(folder.glob("seed-*-fold-*"))) == 6
+    kept = folder / "seed-0-fold-0" / "predictions.csv"
+    stamp = kept.stat().st_mtime_ns
+    (folder / "metrics.json").unlink()
+    (folder / "seed-1-fold-2" / "predictions.csv").unlink()
+    assert cli.main([*arguments, "--resume"]) == 0
+    assert kept.stat().st_mtime_ns == stamp
+    assert (folder / "predictions.csv").read_text() == first
+    metrics = read_json(folder / "metrics.json")
+    items = metrics["recording"]["overall"]["n"]
+    assert len(first.splitlines()) - 1 == 2 * items
+
+
+def test_predict_command_survives_bad_files(
+    run: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no sound")
+    good = next((recordings / "set_a").glob("*.wav"))
+    code = cli.main(["predict", str(bad), str(good), "--model", str(run), "--json"])
+    output = capsys.readouterr()
+    rows = [json.loads(line) for line in output.out.splitlines()]
+    assert code == 1
+    assert "can't be read" in rows[0]["error"]
+    assert rows[0]["prediction"] == ""
+    assert rows[1]["prediction"] in ("artifact", "extrahls", "murmur", "normal")
+    assert "SYNTHETIC" in output.err
+
+
+def test_waveforms_and_files_give_the_same_answer(run: Path, recordings: Path) -> None:
+    from hb_ssl.audio import load_audio
+
+    classifier = HeartSoundClassifier.from_pretrained(run / "model")
+    file = next((recordings / "set_b").glob("*.wav"))
+    from_file, from_array = classifier.predict([file, load_audio(file)])
+    assert from_file.probabilities == from_array.probabilities
+    assert sum(from_file.probabilities.values()) == pytest.approx(1)
+    with pytest.raises(UserError, match="mono samples"):
+        classifier.predict((np.zeros((2, 9)), 2000))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "unknown command"),
+        (["data", "nonsense"], "unknown command"),
+        (["data", "inspect", "absent-folder"], "absent-folder"),
+        (["train", "--source", "absent-folder"], "absent-folder"),
+        (["train", "--epoch", "1"], "did you mean"),
+        (["cv", "--method", "magic", "--source", "synthetic"], "method 'magic'"),
+        (["evaluate", "absent-run"], "has no model/"),
+        (["predict", "x.wav", "--model", "./absent"], "absent"),
+        (["predict", "x.wav"], "bundles no classifier"),
+        (["report", "absent-run"], "absent-run"),
+        (["predict"], "required"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_finished_run_is_not_overwritten(
+    run: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *options, "--output_dir", str(run)]) == 2
+    assert "finished run" in capsys.readouterr().err
+    assert (run / "metrics.json").is_file()
+
+
+def test_unwritable_output_is_explained(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["train", *options, "--output_dir", str(tmp_path / "file" / "run")]) == 2
+    assert "choose another --output_dir" in capsys.readouterr().err
+
+
+def test_helps_have_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (["train"], ["cv"], ["evaluate"], ["predict"], ["report"], ["data", "inspect"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*verb, "--help"])
+        assert caught.value.code == 0
+        assert "examples:" in capsys.readouterr().out

@@ -1,0 +1,121 @@
+"""Decoding, resampling, filtering and windowing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hb_ssl.audio import (
+    band_limit,
+    find_audio_files,
+    load_audio,
+    random_window,
+    read_audio_info,
+    resample,
+    split_windows,
+    tile_to_length,
+    window_starts,
+)
+from hb_ssl.errors import UserError
+
+
+def tone(hz: float, rate: int, seconds: float = 1.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype"),
+    [("wav", "PCM_16"), ("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_16"),
+     ("aiff", "PCM_16"), ("ogg", "VORBIS"), ("wav", "ALAW"), ("wav", "IMA_ADPCM")],
+)  # fmt: skip
+def test_formats_decode_to_the_same_tone(tmp_path: Path, suffix: str, subtype: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    sf.write(path, tone(100, 8000), 8000, subtype=subtype)
+    waveform, rate = load_audio(path, 2000)
+    assert rate == 2000
+    assert waveform.dtype == np.float32
+    expected = tone(100, 2000)
+    inner = slice(100, 1900)
+    assert np.corrcoef(waveform[inner], expected[inner])[0, 1] > 0.99
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    sf.write(
+        tmp_path / "s.wav", np.stack([tone(50, 4000), np.zeros(4000)], 1), 4000, subtype="FLOAT"
+    )
+    waveform, rate = load_audio(tmp_path / "s.wav")
+    np.testing.assert_allclose(waveform, tone(50, 4000) / 2, atol=1e-6)
+    info = read_audio_info(tmp_path / "s.wav")
+    assert (rate, info.num_channels, info.duration_seconds) == (4000, 2, 1.0)
+
+
+def test_unusable_files_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("this is no sound")
+    sf.write(tmp_path / "none.wav", np.zeros(0), 4000)
+    sf.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 4000, subtype="FLOAT")
+    sf.write(tmp_path / "slow.wav", np.zeros(9), 50)
+    for name, message in [
+        ("empty.wav", "0 bytes"), ("text.wav", "can't be read as audio"), ("none.wav", "no audio"),
+        ("nan.wav", "NaN"), ("slow.wav", "sampling rate 50 Hz"), ("absent.wav", "no such file"),
+        (".", "not a regular file"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=message) as caught:
+            load_audio(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_band_limit_keeps_the_band_and_its_phase() -> None:
+    low, high = tone(60, 4000, 2.0), tone(800, 4000, 2.0)
+    kept = band_limit(low + high, 4000, 25, 195)
+    inner = slice(1000, -1000)
+    np.testing.assert_allclose(kept[inner], low[inner], atol=0.02)
+    assert band_limit(low, 4000, None, None) is low
+    assert band_limit(low, 4000, None, 2000) is low
+    with pytest.raises(UserError, match="keep nothing"):
+        band_limit(low, 4000, 300, 200)
+
+
+def test_resample_keeps_a_tone() -> None:
+    inner = slice(200, -200)
+    got = resample(tone(90, 44100), 44100, 2000)
+    np.testing.assert_allclose(got[inner], tone(90, 2000)[inner], atol=0.01)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 90), st.integers(1, 90))
+def test_windows_cover_every_sample(length: int, window: int, hop: int) -> None:
+    hop = min(hop, window)
+    waveform = np.arange(1, length + 1, dtype=np.float32)
+    windows = split_windows(waveform, window, hop)
+    assert windows.shape == (len(window_starts(length, window, hop)), window)
+    assert set(waveform) == set(windows.ravel())  # all of it, and nothing else: no zero padding
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 9))
+def test_random_windows_hold_only_the_recording(length: int, window: int, seed: int) -> None:
+    waveform = np.arange(1, length + 1, dtype=np.float32)
+    got = random_window(waveform, window, np.random.default_rng(seed))
+    assert len(got) == window
+    assert set(got) <= set(waveform)
+    steps = np.diff(got)
+    assert set(steps) <= {1.0, float(1 - length)}  # in order, wrapped around at the end
+
+
+def test_tiling_repeats() -> None:
+    assert tile_to_length(np.array([1, 2, 3]), 7).tolist() == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_find_audio_files(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    for name in ("b.WAV", "a.flac", "notes.txt"):
+        (tmp_path / "d" / name).write_bytes(b"x")
+    found = find_audio_files([str(tmp_path / "d"), str(tmp_path / "z.wav")])
+    assert [p.name for p in found] == ["a.flac", "b.WAV", "z.wav"]
+    (tmp_path / "e").mkdir()
+    with pytest.raises(UserError, match="holds no audio file"):
+        find_audio_files([str(tmp_path / "e")])
