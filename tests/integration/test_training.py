@@ -118,13 +118,13 @@ def test_killed_run_resumes_to_the_same_weights(
 
 def test_two_processes_score_as_one(run: Path) -> None:
     script = str(REPOSITORY / "scripts/evaluate_run.py")
-    assert cli.main(["evaluate", str(run), "--batch_size", "5"]) == 0
+    assert cli.main(["evaluate", str(run), "--batch_size", "7"]) == 0
     one = read_json(run / "evaluation" / "metrics.json")
     rows = (run / "evaluation" / "window_predictions.csv").read_text().splitlines()
-    assert (len(rows) - 1) % 10 != 0, "the last batch must be uneven for this test to tell"
+    assert (len(rows) - 1) % 14 != 0, "the last batch must be uneven for this test to tell"
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script, str(run),
-         "--batch_size", "5"],
+         "--batch_size", "7"],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         check=True, capture_output=True, timeout=240,
     )  # fmt: skip
