@@ -6,7 +6,6 @@ Only the sources ``kaggle``, ``challenge`` and ``hub:...`` contact the network.
 import hashlib
 import http.client
 import logging
-import os
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ from hb_ssl.data.archives import safe_extract_zip, zip_file_names
 from hb_ssl.data.hub_dataset import download_hub_dataset
 from hb_ssl.data.pascal import AUDIO_SUFFIXES
 from hb_ssl.errors import UserError
-from hb_ssl.files import read_json, write_json_atomic
+from hb_ssl.files import cache_folder, read_json, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +43,18 @@ MAX_ZIP_BYTES = 200 * 1024**2  # the largest real one has 25 MB
 _CHUNK = 256 * 1024
 
 
-def default_cache_dir() -> Path:
-    """``$HB_SSL_CACHE_DIR``, else ``hb_ssl`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("HB_SSL_CACHE_DIR"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hb_ssl"
-
-
 def resolve_source(source: str, cache_dir: str | Path | None = None) -> Path:
     """Turns a source into a folder that ``list_recordings`` reads.
 
     Args:
         source: a folder (or zip file), ``kaggle``, ``challenge`` or ``hub:ORG/NAME``. Zips in a
             folder are extracted to the cache.
-        cache_dir: where downloads and extracted zips go; ``None`` for ``default_cache_dir()``.
+        cache_dir: where downloads and extracted zips go; ``None`` for ``cache_folder()``.
 
     Raises:
         UserError: no such folder, a download failed, or a zip is damaged or refused.
     """
-    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    cache = Path(cache_dir) if cache_dir is not None else cache_folder()
     if source == "kaggle":
         return _with_zips_extracted(_download_kaggle(), cache)
     if source == "challenge":
