@@ -65,6 +65,11 @@ def encode(
     return states
 
 
+def _readout(last_state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The window's vector ``[B, D]`` (mean of the class tokens, as AST's pooler) and its tokens."""
+    return last_state[:, :2].mean(dim=1), last_state[:, 2:]
+
+
 def agreement_loss(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
     """NT-Xent over ``[B, P]`` projections; all other projections of the batch are negatives.
 
@@ -195,8 +200,7 @@ class PretrainModel(nn.Module):
         inputs = views.flatten(0, 1) if "agreement" in self.objective else views[0]
         kept, hidden = block_mask(len(inputs), self.num_tokens, self.keep_fraction, rng)
         kept, hidden = kept.to(views.device), hidden.to(views.device)
-        tokens = encode(self.backbone, inputs, kept)[-1][:, 2:]
-        pooled = tokens.mean(dim=1)
+        pooled, tokens = _readout(encode(self.backbone, inputs, kept)[-1])
         if "agreement" in self.objective:
             first, second = self.projector(pooled).chunk(2)
             parts["agreement"] = agreement_loss(first, second, self.temperature)
@@ -225,14 +229,14 @@ class PretrainModel(nn.Module):
     def _simulated_losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         assert batch.simulated is not None
         assert batch.events is not None and batch.finding is not None
-        tokens = encode(self.backbone, batch.simulated)[-1][:, 2:]
+        pooled, tokens = _readout(encode(self.backbone, batch.simulated)[-1])
         config = self.backbone.config
         # A token answers for the frames around the middle of its patch.
         first = (config.num_mel_bins - config.time_stride) // 2
         around = batch.events[:, first : first + tokens.shape[1] * config.time_stride]
         around = around.unflatten(1, (tokens.shape[1], config.time_stride)).amax(dim=2)
         events = F.binary_cross_entropy_with_logits(self.event_head(tokens).float(), around)
-        finding = F.cross_entropy(self.finding_head(tokens.mean(dim=1)).float(), batch.finding)
+        finding = F.cross_entropy(self.finding_head(pooled).float(), batch.finding)
         return events, finding
 
     def _predict(

@@ -13,8 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from transformers import ASTModel
 
 from hb_ssl.data.corpora import Corpus, circor_murmurs
+from hb_ssl.data.log_mel import LogMelFrames
 from hb_ssl.data.task import prepare_task
-from hb_ssl.pretraining.features import CorpusFeatures
 from hb_ssl.pretraining.objectives import encode
 
 WINDOWS_PER_RECORDING = 4
@@ -45,7 +45,7 @@ class ProbeSet:
 
 def make_probe_set(
     name: str,
-    features: CorpusFeatures,
+    features: LogMelFrames,
     chosen: Sequence[tuple[int, str, str]],
     num_frames: int,
     scored: dict[str, np.ndarray] | None = None,
@@ -111,13 +111,15 @@ def log_mel_statistics(windows: np.ndarray) -> np.ndarray:
 def embed(
     model: ASTModel, windows: np.ndarray, normalise: Callable[[torch.Tensor], torch.Tensor]
 ) -> np.ndarray:
-    """Mean over time of every hidden state, ``[N, L + 1, D]``."""
+    """Mean over time of every hidden state, and last the class tokens: ``[N, L + 2, D]``."""
     device = next(model.parameters()).device
     made = []
     for start in range(0, len(windows), 256):
         batch = torch.from_numpy(windows[start : start + 256].astype(np.float32)).to(device)
         states = encode(model, normalise(batch))
-        made.append(torch.stack([s[:, 2:].float().mean(dim=1) for s in states], dim=1).cpu())
+        pooled = [s[:, 2:].float().mean(dim=1) for s in states]
+        pooled.append(states[-1][:, :2].float().mean(dim=1))
+        made.append(torch.stack(pooled, dim=1).cpu())
     return torch.cat(made).numpy()
 
 
@@ -130,8 +132,8 @@ def probe_scores(probe: ProbeSet, embedded: np.ndarray, seeds: int = 2) -> dict[
         seeds: repeats with other folds, averaged.
 
     Returns:
-        ``<task>/last`` (last layer), ``<task>/best_layer`` (optimistic: the best of the L scores)
-        and ``<task>/all`` (all layers side by side).
+        ``<task>/last`` (the class tokens), ``<task>/best_layer`` (optimistic: the best of the L
+        scores) and ``<task>/all`` (all layers side by side).
     """
     count = np.bincount(probe.recording)[:, None, None]
     pooled = np.zeros((len(count), *embedded.shape[1:]))

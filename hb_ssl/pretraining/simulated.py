@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hb_ssl.data.log_mel import LogMelFrames, log_mel_frames
 from hb_ssl.data.recording import RAW_LABELS
 from hb_ssl.data.synthetic import DEVICES, RecordingTruth, simulate_recording
 from hb_ssl.data.synthetic_dataset import GENERATOR_VERSION
-from hb_ssl.pretraining.features import CorpusFeatures, log_mel_frames
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class SimulatedCorpus:
         findings: index into ``FINDINGS`` of each recording ``[N]``.
     """
 
-    features: CorpusFeatures
+    features: LogMelFrames
     events: np.ndarray
     findings: np.ndarray
 
@@ -125,7 +125,7 @@ def load_simulated(
         events, findings = stored["events"], stored["findings"]
     count = frames.shape[1]
     counts = np.full(num_recordings, count)
-    features = CorpusFeatures(
+    features = LogMelFrames(
         frames.reshape(-1, num_mel_bins),
         power.reshape(-1),
         np.arange(num_recordings) * count,

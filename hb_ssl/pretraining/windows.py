@@ -11,17 +11,12 @@ import torch
 from transformers import ASTFeatureExtractor
 
 from hb_ssl.data.corpora import CIRCOR_TABLE, Corpus, circor_murmurs, load_corpus, split_corpus
+from hb_ssl.data.log_mel import LogMelFrames, frames_of_window, mel_centres
+from hb_ssl.data.spectrogram_augment import augment
 from hb_ssl.files import cache_folder
 from hb_ssl.models.pcg import PCG_SAMPLING_RATE, pcg_feature_extractor
-from hb_ssl.pretraining.augment import augment
 from hb_ssl.pretraining.config import PretrainConfig
-from hb_ssl.pretraining.features import (
-    CorpusFeatures,
-    PairSampler,
-    frames_of_window,
-    load_features,
-    mel_centres,
-)
+from hb_ssl.pretraining.features import PairSampler, load_features
 from hb_ssl.pretraining.simulated import SimulatedCorpus, load_simulated
 
 logger = logging.getLogger(__name__)
@@ -43,7 +38,7 @@ class PretrainData:
     """
 
     corpus: Corpus
-    features: CorpusFeatures
+    features: LogMelFrames
     train: list[int]
     held_out: list[int]
     num_frames: int
@@ -119,8 +114,10 @@ class Batch:
     finding: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Batch(**{k: None if v is None else v.to(device) for k, v in moved.items()})
+        """The same batch on ``device``."""
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved = {name: t.to(device) for name, t in tensors.items() if t is not None}
+        return dataclasses.replace(self, **moved)
 
 
 def make_batch(

@@ -10,27 +10,26 @@ import torch
 from transformers import ASTModel, AutoFeatureExtractor, AutoModel
 
 from hb_ssl.data.corpora import load_corpus
+from hb_ssl.data.log_mel import REFERENCE_RMS, frames_of_window, mel_centres
+from hb_ssl.data.spectrogram_augment import LOG_FLOOR, augment
+from hb_ssl.data.synthetic import simulate_recording
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.pcg import pcg_config, pcg_feature_extractor
 from hb_ssl.pretraining import run
-from hb_ssl.pretraining.augment import LOG_FLOOR, augment
 from hb_ssl.pretraining.config import PretrainConfig
-from hb_ssl.pretraining.features import (
-    REFERENCE_RMS,
-    PairSampler,
-    frames_of_window,
-    load_features,
-    mel_centres,
-)
+from hb_ssl.pretraining.features import PairSampler, load_features
 from hb_ssl.pretraining.objectives import (
     PretrainModel,
     agreement_loss,
     block_mask,
     encode,
     masked_contrast_loss,
+    murmur_loss,
 )
 from hb_ssl.pretraining.run import flops_per_pair, learning_rate_at, pretrain
+from hb_ssl.pretraining.simulated import EVENTS, frame_events, load_simulated
+from hb_ssl.pretraining.windows import Batch, murmur_labels
 
 RATE = 2000
 OBJECTIVES = ("agreement", "distillation", "agreement_distillation", "masked_contrast")
@@ -102,9 +101,11 @@ def test_sampler_pairs_recordings_of_distinct_subjects(recordings: Path, tmp_pat
     features = load_features(corpus, 8, tmp_path / "cache")
     subjects = [r.subject for r in corpus.recordings]
     sampler = PairSampler(features, range(8), subjects, 98, 0.0, seed=0)
-    assert sampler.batch(0, 99).shape[:2] == (2, 4)  # four patients: no more pairs than that
-    torch.testing.assert_close(sampler.batch(3, 4), sampler.batch(3, 4))
-    assert not torch.equal(sampler.batch(3, 4), sampler.batch(4, 4))
+    assert sampler.batch(0, 99)[0].shape[:2] == (2, 4)  # four patients: no more pairs than that
+    (views, chosen), (again, _), (other, _) = (sampler.batch(step, 4) for step in (3, 3, 4))
+    torch.testing.assert_close(views, again)
+    assert not torch.equal(views, other)
+    assert len({subjects[index] for index in chosen}) == 4
 
 
 def test_mel_centres_are_where_tones_peak() -> None:
@@ -156,13 +157,88 @@ def test_losses_prefer_the_right_partner() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_weight_is_trained(objective: str) -> None:
-    model = tiny_model(objective)
+    torch.manual_seed(0)
+    backbone = ASTModel(pcg_config(FRAMES, 8, 16, 2, 2))
+    model = PretrainModel(
+        backbone, objective, 0.5, 0.1, 1.0, simulated_weight=1.0, murmur_weight=1.0
+    )
     rng = torch.Generator().manual_seed(0)
-    parts = model(torch.randn(2, 4, FRAMES, 8), torch.randn(4, FRAMES, 8), rng)
+    batch = Batch(
+        views=torch.randn(2, 4, FRAMES, 8),
+        clean=torch.randn(4, FRAMES, 8),
+        murmur=torch.tensor([1, 0, -1, 0]),
+        simulated=torch.randn(3, FRAMES, 8),
+        events=torch.rand(3, FRAMES, len(EVENTS)).round(),
+        finding=torch.tensor([0, 2, 4]),
+    )
+    parts = model(batch, rng)
+    assert {"murmur", "events", "finding"} < set(parts)
     parts["loss"].backward()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in model.named_parameters() if p.grad is not None} == trained
     assert not any(name.startswith("teacher") for name in trained)
+
+
+def test_murmur_loss_weighs_classes_equally_and_skips_the_unknown() -> None:
+    logits = torch.tensor([2.0, -1.0, -1.0, 50.0])
+    labels = torch.tensor([1, 0, 0, -1])
+    expected = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))) / 2
+    assert murmur_loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+    assert murmur_loss(logits, torch.full((4,), -1)).item() == 0.0
+
+
+def test_events_stand_where_the_simulator_put_them() -> None:
+    rng = np.random.default_rng(3)
+    waveform, truth = simulate_recording("murmur", 4.0, RATE, rng, "stethoscope", snr_db=25.0)
+    events = frame_events(truth, 398)
+    assert truth.heartbeats is not None and truth.murmur is not None
+    for name, onsets in (("s1", truth.heartbeats.s1_seconds), ("s2", truth.heartbeats.s2_seconds)):
+        column = events[:, EVENTS.index(name)]
+        starts = np.flatnonzero(np.diff(column.astype(int), prepend=0) == 1)
+        np.testing.assert_allclose(starts / 100, onsets[: len(starts)], atol=0.006)
+        # The recording is loud where a heart sound is said to be.
+        energy = np.add.reduceat(waveform[: 398 * 20] ** 2, np.arange(0, 398 * 20, 20))
+        assert energy[column].mean() > energy.mean()
+    timing = f"{truth.murmur.timing}_murmur"
+    assert events[:, EVENTS.index(timing)].mean() > 0.1
+    other = {"systolic_murmur", "diastolic_murmur"} - {timing}
+    assert not events[:, EVENTS.index(other.pop())].any()
+    _, artifact = simulate_recording("artifact", 4.0, RATE, rng, "phone")
+    assert not frame_events(artifact, 398).any()
+
+
+def test_simulated_corpus_is_kept_and_cut(tmp_path: Path) -> None:
+    corpora = [load_simulated(10, 2.0, RATE, 8, 0, tmp_path) for _ in range(2)]
+    batches = [c.batch(6, FRAMES, np.random.default_rng(1)) for c in corpora]
+    for first, second in zip(*batches, strict=True):
+        torch.testing.assert_close(first, second)
+    windows, events, finding = batches[0]
+    assert windows.shape == (6, FRAMES, 8)
+    assert events.shape == (6, FRAMES, len(EVENTS))
+    assert sorted(corpora[0].findings) == sorted([0, 1, 2, 3, 4] * 2)
+    assert finding.max() < 5
+
+
+def test_murmur_labels_name_sites_where_it_is_heard(recordings: Path, tmp_path: Path) -> None:
+    table = recordings / "training_data.csv"
+    table.write_text(table.read_text().replace("1,Present,AV+MV", "1,Present,MV"))
+    corpus = load_corpus([recordings], RATE, tmp_path / "cache")
+    labels = dict(
+        zip([r.recording_id for r in corpus.recordings], murmur_labels(corpus, [str(recordings)]))
+    )
+    assert labels == {
+        "beats/0_AV": 1, "beats/0_MV": 1, "beats/1_AV": -1, "beats/1_MV": 1,
+        "beats/2_AV": 0, "beats/2_MV": 0, "beats/3_AV": 0, "beats/3_MV": 0,
+    }  # fmt: skip
+
+
+def test_a_run_with_simulated_truth_and_murmurs(recordings: Path, tmp_path: Path) -> None:
+    config = tiny(
+        recordings, tmp_path / "run", simulated_weight=1.0, murmur_weight=1.0, num_simulated=10,
+        simulated_batch=4,
+    )  # fmt: skip
+    last = read_json(pretrain(config) / "history.json")[-1]
+    assert {"train_events", "train_finding", "train_murmur"} < set(last)
 
 
 def test_teacher_follows_the_student() -> None:

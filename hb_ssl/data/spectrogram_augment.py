@@ -60,13 +60,19 @@ def noise_energy(
     return level + slope * torch.log2(centres / 100.0) + fluctuation
 
 
-def augment(features: torch.Tensor, centres: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def augment(
+    features: torch.Tensor,
+    centres: torch.Tensor,
+    rng: torch.Generator,
+    device_probability: float = 1.0,
+) -> torch.Tensor:
     """Another device, place and level for every window.
 
     Args:
         features: log-mel ``[B, F, M]``.
         centres: filter centres ``[M]`` in Hz.
         rng: source of randomness; the same state gives the same result.
+        device_probability: chance of another frequency response; noise and level always vary.
     """
     batch, num_frames, _ = features.shape
     mean_level = torch.logsumexp(features, dim=(1, 2), keepdim=True) - math.log(features[0].numel())
@@ -77,7 +83,8 @@ def augment(features: torch.Tensor, centres: torch.Tensor, rng: torch.Generator)
         used = _chance(batch, probability, rng) > 0
         features = torch.where(used, torch.logaddexp(features, noise), features)
         if low_db == 3:
-            features = features + device_curve(batch, centres, rng)
+            other_device = _chance(batch, device_probability, rng)
+            features = features + other_device * device_curve(batch, centres, rng)
     # Rubbing and knocks: a short wide-band burst.
     frame = torch.arange(num_frames, dtype=features.dtype)[None, :, None]
     at = _uniform((batch, 1, 1), 0, num_frames, rng)
