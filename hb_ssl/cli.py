@@ -189,8 +189,12 @@ def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
     from hb_ssl.scoring import summary_table
 
     if PartialState().is_main_process:
+        metrics = read_json(folder / "metrics.json")
+        if "recording" not in metrics:
+            print(f"trained on every recording, so nothing is left to score: {folder / 'model'}")
+            return
         report_file = write_report(folder)
-        print(summary_table(read_json(folder / "metrics.json")))
+        print(summary_table(metrics))
         print(f"report: {report_file}")
 
 

@@ -67,6 +67,7 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
     The folder holds ``config.yaml``, ``environment.json``, ``splits.json``, ``data_card.json``,
     ``history.json``, ``predictions.csv``, ``window_predictions.csv``, ``metrics.json``, the
     TensorBoard ``logs/`` and the classifier in ``model/``; checkpoints exist only while it runs.
+    With ``test_fraction: 0`` there are no predictions and no scores.
 
     Returns:
         The run folder.
@@ -180,29 +181,37 @@ def fine_tune(
         waveforms, split["train"], label_ids["train"], len(task.labels), make_features,
         data.hop_seconds, training,
     )  # fmt: skip
-    validation = evaluation_windows("validation")
+    validation = evaluation_windows("validation") if split["validation"] else None
     trainer = WindowTrainer(
         model=model,
-        args=trainer_arguments(training, folder, full=model_config.adaptation == "full"),
+        args=trainer_arguments(
+            training,
+            folder,
+            full=model_config.adaptation == "full",
+            has_validation=validation is not None,
+        ),
         train_dataset=train_windows,
         eval_dataset=validation,
-        compute_metrics=_validation_metrics(task, validation),
+        compute_metrics=_validation_metrics(task, validation) if validation else None,
         class_weights=(
             class_weights(label_ids["train"], len(task.labels))
             if training.class_balance == "weights"
             else None
         ),
         balanced=training.class_balance == "sampling",
-        callbacks=trainer_callbacks(training, folder),
+        callbacks=trainer_callbacks(training, folder, has_validation=validation is not None),
     )
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder / "checkpoints"))
     seconds = time.perf_counter() - started
-    test = evaluation_windows("test")
-    trainer.compute_metrics = None  # it scores the validation windows only
-    logits = np.asarray(trainer.predict(test).predictions)
-    recording_rows, window_rows = prediction_rows(task, test, logits)
+    recording_rows: list[dict[str, Any]] = []
+    window_rows: list[dict[str, Any]] = []
+    if split["test"]:
+        test = evaluation_windows("test")
+        trainer.compute_metrics = None  # it scores the validation windows only
+        logits = np.asarray(trainer.predict(test).predictions)
+        recording_rows, window_rows = prediction_rows(task, test, logits)
     return FineTuned(
         model=trainer.accelerator.unwrap_model(trainer.model),
         feature_extractor=extractor,
@@ -333,8 +342,10 @@ def _write_results(
         preprocessing_of(task, data, model, rate),
     )
     write_json_atomic(folder / "history.json", tuned.history)
-    write_csv_atomic(folder / "predictions.csv", tuned.recording_rows)
-    write_csv_atomic(folder / "window_predictions.csv", tuned.window_rows)
-    metrics = score(task, tuned.recording_rows, tuned.window_rows)
+    metrics: dict[str, Any] = {"synthetic": task.synthetic}
+    if tuned.recording_rows:
+        write_csv_atomic(folder / "predictions.csv", tuned.recording_rows)
+        write_csv_atomic(folder / "window_predictions.csv", tuned.window_rows)
+        metrics = score(task, tuned.recording_rows, tuned.window_rows)
     write_json_atomic(folder / "metrics.json", {**metrics, "run": tuned.summary})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
