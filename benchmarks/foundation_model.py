@@ -2,10 +2,10 @@
 
     python benchmarks/foundation_model.py --source DIR [--whisper DIR] [--rows NAME ...]
 
-Grouped 5-fold x 3 repeats of the PASCAL recordings, recording level, 95 % intervals from a bootstrap
-over subjects, for every row and each of the tasks merge, set_a and set_b. Every row is a run folder
-below ``--runs`` that is resumed, so rows can be made one at a time or side by side; the table is
-written from those that are complete: ``benchmarks/results/foundation_model.json`` and ``.md``.
+Grouped 5-fold x 3 repeats of the PASCAL recordings, recording level, 95 % intervals from a
+bootstrap over subjects, for every row and each of the tasks merge, set_a and set_b. Every row is a
+run folder below ``--runs`` that is resumed, so rows can be made one at a time or side by side; the
+table is written from those that are complete, to ``benchmarks/results/foundation_model.{json,md}``.
 """
 
 import argparse
