@@ -53,8 +53,11 @@ examples:
   hb-ssl predict heart.wav
   hb-ssl predict ~/recordings --model runs/train --csv answers.csv
   hb-ssl predict a.wav b.flac --json                  one JSON line a recording
+  hb-ssl predict ~/recordings --plot pictures         a picture of each, window by window
+  hb-ssl predict heart.wav --model ORG/NAME --revision v2
 
-One unreadable file does not stop the others: its row says why, and the exit code is 1.""",
+`decision` is the answer; "inconclusive" means: record again. One unreadable file does not stop the
+others: its row says why, and the exit code is 1.""",
     "report": """\
 examples:
   hb-ssl report runs/train
@@ -218,18 +221,26 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("files", nargs="+", help="audio files, or folders of them")
     parser.add_argument("--model", help="run folder, model folder or Hub repo (default: bundled)")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repo")
+    parser.add_argument(
+        "--runtime", choices=("torch", "onnx", "onnx-int8"), default="torch",
+        help="onnx and onnx-int8 run a folder made by `hb-ssl export` (torch)",
+    )  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object a line")
-    output.add_argument("--csv", metavar="FILE", help="write a CSV file")
+    output.add_argument("--csv", metavar="OUT", help="write a CSV file")
+    parser.add_argument("--plot", metavar="DIR", help="write a picture of every recording there")
     arguments = parser.parse_args(argv)
     from tqdm import tqdm
 
     from hb_ssl.audio import find_audio_files
+    from hb_ssl.batch import classify_files
     from hb_ssl.files import write_csv_atomic
     from hb_ssl.inference import HeartSoundClassifier
 
     files = find_audio_files(arguments.files)
-    classifier = HeartSoundClassifier.from_pretrained(arguments.model, arguments.revision)
+    classifier = HeartSoundClassifier.from_pretrained(
+        arguments.model, arguments.revision, arguments.runtime
+    )
     if classifier.preprocessing["synthetic"]:
         print(
             "warning: this classifier was trained on SYNTHETIC recordings; its answers mean "
@@ -237,28 +248,22 @@ def predict(argv: list[str]) -> int:
             file=sys.stderr,
         )
     rows = []
-    for file in tqdm(files, desc="Classifying", disable=None):
-        row: dict[str, Any] = {"file": str(file), "prediction": "", "error": ""}
-        probabilities: dict[str, Any] = dict.fromkeys(classifier.labels, "")
-        try:
-            answer = classifier.predict_one(file)
-        except UserError as error:
-            row["error"] = str(error)
-        else:
-            row["prediction"] = answer.label
-            probabilities = {name: round(p, 6) for name, p in answer.probabilities.items()}
-        rows.append({**row, **{f"prob_{name}": p for name, p in probabilities.items()}})
+    answers = classify_files(classifier, files, Path(arguments.plot) if arguments.plot else None)
+    for row in tqdm(answers, total=len(files), desc="Classifying", disable=None):
+        rows.append(row)
+        if arguments.json:
+            print(json.dumps(row), flush=True)
     if arguments.csv:
         write_csv_atomic(arguments.csv, rows)
         print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
-    elif arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-    else:
+    elif not arguments.json:
         writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return 1 if any(row["error"] for row in rows) else 0
+    failed = sum(bool(row["error"]) for row in rows)
+    if failed:
+        print(f"{failed} of {len(rows)} recordings could not be classified", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def report(argv: list[str]) -> None:
