@@ -23,6 +23,16 @@ from hb_ssl.files import write_json_atomic, write_text_atomic
 
 logger = logging.getLogger(__name__)
 
+PASCAL_CITATION = """\
+```bibtex
+@misc{pascal-chsc-2011,
+  author = {Bentley, P. and Nordehn, G. and Coimbra, M. and Mannor, S.},
+  title = {The {PASCAL} {C}lassifying {H}eart {S}ounds {C}hallenge 2011 {(CHSC2011)} {R}esults},
+  year = {2011},
+  howpublished = {http://www.peterjbentley.com/heartchallenge/index.html}
+}
+```"""
+
 _TYPES = {
     "noisy": "bool",
     "timestamp": "float64",
@@ -281,14 +291,7 @@ Not for diagnosis. Split by subject and session, and never by file: one person h
 
 
 _SYNTHETIC_ORIGIN = "**They are simulated by hb-ssl; no person was recorded.**"
-_REAL_ORIGIN = """From the PASCAL Classifying Heart Sounds Challenge 2011, as
+_REAL_ORIGIN = f"""From the PASCAL Classifying Heart Sounds Challenge 2011, as
 on Kaggle (`kinguistics/heartbeat-sounds`, public domain there). Cite:
 
-```bibtex
-@misc{pascal-chsc-2011,
-  author = {Bentley, P. and Nordehn, G. and Coimbra, M. and Mannor, S.},
-  title = {The {PASCAL} {C}lassifying {H}eart {S}ounds {C}hallenge 2011 {(CHSC2011)} {R}esults},
-  year = {2011},
-  howpublished = {http://www.peterjbentley.com/heartchallenge/index.html}
-}
-```"""
+{PASCAL_CITATION}"""
