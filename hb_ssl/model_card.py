@@ -262,9 +262,9 @@ def _data(
 
 Subjects (set B) and recording sessions (set A) stand on one side of the split only; copies of the
 same audio, found from the sound itself, join their groups. Training refuses to start otherwise.
-Audio that stands under two labels is {"kept" if keeps_contradictions else "left out"}. Windows have
-a fixed length and short recordings are repeated, never padded, because in this data the length alone
-tells one class."""
+Audio that stands under two labels is {"kept" if keeps_contradictions else "left out"}. Windows
+have a fixed length and short recordings are repeated, never padded, because in this data the length
+alone tells one class."""
 
 
 _LIMITS = """## What it can't do
