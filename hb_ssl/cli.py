@@ -107,7 +107,15 @@ def run_command(command: Callable[[], int | None]) -> int:
         # keeps logs readable
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "fsspec", "matplotlib"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "urllib3",
+        "huggingface_hub",
+        "filelock",
+        "fsspec",
+        "matplotlib",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return command() or 0

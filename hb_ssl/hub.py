@@ -1,14 +1,10 @@
 """Push a trained classifier to the Hub: the bundle of files, the upload, what can go wrong."""
 
-import json
-import logging
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from transformers import PreTrainedConfig
@@ -17,20 +13,15 @@ from hb_ssl.config import read_yaml
 from hb_ssl.data.splits import read_split
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json, write_json_atomic, write_text_atomic
-from hb_ssl.hub_errors import HUB_ERRORS, explain_hub_error, is_passing
+from hb_ssl.hub_requests import ask_hub
 from hb_ssl.model_card import model_card
 from hb_ssl.models.adapters import ADAPTER_WEIGHTS
 from hb_ssl.models.backbones import family_of, load_backbone_config
 from hb_ssl.models.classifier import ADAPTER_FOLDER, PREPROCESSING_FILE
 
-logger = logging.getLogger(__name__)
-
-TRIES = 4
-FIRST_WAIT_SECONDS = 2.0  # doubled after every try
 CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", PREPROCESSING_FILE)
 ADAPTER_CONFIG = f"{ADAPTER_FOLDER}/adapter_config.json"
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,7 @@ def push_run(
                 f"{repo}: pushing needs a Hub token and there is none; run `hf auth login` or set "
                 "HF_TOKEN to a token with write access"
             )
-        return _retry(lambda: _upload(folder, repo, private, revision), repo, revision)
+        return ask_hub(lambda: _upload(folder, repo, private, revision), repo, revision)
 
 
 def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pushed:
@@ -193,23 +184,3 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pus
         revision=revision,
     )
     return Pushed(str(url), commit.oid)
-
-
-def _retry(action: Callable[[], Result], repo: str, revision: str | None) -> Result:
-    wait = FIRST_WAIT_SECONDS
-    for left in reversed(range(TRIES)):
-        try:
-            return action()
-        except (*HUB_ERRORS, RuntimeError, json.JSONDecodeError) as error:
-            # A failed file upload is wrapped; an answer that is no JSON comes from a broken proxy.
-            cause = error.__cause__ if isinstance(error, RuntimeError) else error
-            broken = isinstance(cause, json.JSONDecodeError)
-            if not broken and not isinstance(cause, HUB_ERRORS):
-                raise
-            explained = explain_hub_error(cause, repo, revision)  # type: ignore[arg-type]
-            if not left or not (broken or is_passing(cause)):  # type: ignore[arg-type]
-                raise explained from error
-            logger.warning("%s; trying again in %.0f s", explained, wait)
-            time.sleep(wait)
-            wait *= 2
-    raise AssertionError("unreachable: the last try returns or raises")

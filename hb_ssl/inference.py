@@ -25,7 +25,7 @@ from hb_ssl.data.dataset import FeatureMaker
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.metrics import pool_windows
 from hb_ssl.files import read_json
-from hb_ssl.hub_errors import HUB_ERRORS, explain_hub_error
+from hb_ssl.hub_requests import ask_hub
 from hb_ssl.models.adapters import is_adapter_only, load_adapted_classifier
 from hb_ssl.models.backbones import ASSETS, load_feature_extractor
 from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier
@@ -309,17 +309,20 @@ def locate_classifier(
     if folder.is_absolute() or str(repo_or_folder).startswith((".", "~")):
         raise UserError(f"{repo_or_folder}: no such folder; check the path")
     repo = str(repo_or_folder)
-    try:
-        found = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=["*.json", "*.safetensors"])
-        )
-    except HUB_ERRORS as error:
-        raise explain_hub_error(error, repo, revision) from error
-    if not (found / PREPROCESSING_FILE).is_file():
+    # The weights come second: a repository that is not ours may hold many gigabytes of them.
+    about = _download(repo, revision, ["*.json"])
+    if not (about / PREPROCESSING_FILE).is_file():
         raise UserError(
             f"{repo}: has no {PREPROCESSING_FILE}; expected a repository made by `hb-ssl push`"
         )
-    return found
+    return _download(repo, revision, ["*.json", "*.safetensors"])
+
+
+def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    def download() -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
+    return ask_hub(download, repo, revision)
 
 
 def _is_done(recording: _Recording | UserError) -> bool:

@@ -71,6 +71,8 @@ class HubServer:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        # Large files lie on another host, as they do for the real Hub: it gets no token.
+        self.storage_url = f"http://localhost:{self._server.server_port}/storage"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -289,7 +291,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for wanted in json.loads(self.body)["objects"]:
             answer = {"oid": wanted["oid"], "size": wanted["size"]}
             if wanted["oid"] not in self.server_state.objects:
-                url = f"{self.server_state.url}/storage/upload/{wanted['oid']}"
+                url = f"{self.server_state.storage_url}/upload/{wanted['oid']}"
                 answer["actions"] = {"upload": {"href": url}}
             objects.append(answer)
         self._json({"transfer": "basic", "objects": objects})
@@ -319,7 +321,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     self._error(400, f"LFS object of {value['path']} was not uploaded")
                     return
                 files[value["path"]] = (self.server_state.objects[value["oid"]], True)
-            elif files.pop(value["path"], None) is None:  # deletedFile
+            elif item["key"] == "deletedFile" and files.pop(value["path"], None) is None:
                 self._error(404, "A file with this name doesn't exist", "EntryNotFound")
                 return
         new = repo.commit(branch, files)
@@ -383,7 +385,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         oid = hashlib.sha256(content).hexdigest()
         headers |= {
-            "Location": f"{self.server_state.url}/storage/{oid}",
+            "Location": f"{self.server_state.storage_url}/{oid}",
             "X-Linked-Size": str(len(content)),
             "X-Linked-ETag": f'"{oid}"',
         }

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Features, Value
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tqdm import tqdm
 
 from hb_ssl.data.pascal import AUDIO_SUFFIXES, SYNTHETIC_MARKER, RecordingList
 from hb_ssl.data.recording import Recording
 from hb_ssl.errors import UserError
 from hb_ssl.files import write_json_atomic, write_text_atomic
+from hb_ssl.hub_requests import HUB_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def download_hub_dataset(repo_id: str, cache_dir: str | Path, token: str | None 
                 token=token,
             )
         )
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except HUB_ERRORS as error:
         first = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
             f"hub dataset '{repo_id}': download failed ({type(error).__name__}: {first}); check "
@@ -235,7 +235,7 @@ def push_dataset(
                 folder_path=folder,
                 commit_message=f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
             )
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
+        except HUB_ERRORS as error:
             first = (str(error).splitlines() or [""])[0][:200]
             raise UserError(
                 f"hub dataset '{repo_id}': upload failed ({type(error).__name__}: {first}); check "

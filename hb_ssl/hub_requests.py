@@ -1,4 +1,10 @@
-"""What went wrong with the Hub, in one line that says what to do."""
+"""Ask the Hub: try again what may pass, and explain the rest in one line that says what to do."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -12,8 +18,13 @@ from huggingface_hub.errors import (
 
 from hb_ssl.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+TRIES = 4
+FIRST_WAIT_SECONDS = 2.0  # doubled after every try
 HUB_ERRORS = (HTTPError, EntryNotFoundError, HFValidationError, OSError)
 BUSY_STATUS = (408, 429, 500, 502, 503, 504)
+Result = TypeVar("Result")
 
 
 def explain_hub_error(error: Exception, repo: str, revision: str | None = None) -> UserError:
@@ -58,8 +69,34 @@ def explain_hub_error(error: Exception, repo: str, revision: str | None = None) 
     return UserError(f"{repo}: {says}")
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether another try may succeed: the connection broke, or the Hub is busy."""
+def ask_hub(action: Callable[[], Result], repo: str, revision: str | None = None) -> Result:
+    """Runs ``action``; a dropped connection or a busy Hub is tried again.
+
+    huggingface_hub does so for some requests only: not for commits, new repositories or the start
+    of a download.
+
+    Raises:
+        UserError: the Hub refuses, or is out of reach after ``TRIES`` tries.
+    """
+    wait = FIRST_WAIT_SECONDS
+    for left in reversed(range(TRIES)):
+        try:
+            return action()
+        except (*HUB_ERRORS, RuntimeError, json.JSONDecodeError) as error:
+            # A failed file upload is wrapped; an answer that is no JSON comes from a broken proxy.
+            cause = error.__cause__ if isinstance(error, RuntimeError) else error
+            if not isinstance(cause, (*HUB_ERRORS, json.JSONDecodeError)):
+                raise
+            explained = explain_hub_error(cause, repo, revision)
+            if not left or not _may_pass(cause):
+                raise explained from error
+            logger.warning("%s; next try in %.0f s", explained, wait)
+            time.sleep(wait)
+            wait *= 2
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _may_pass(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in BUSY_STATUS
-    return isinstance(error, HTTPError)
+    return isinstance(error, (HTTPError, json.JSONDecodeError))
