@@ -132,7 +132,7 @@ def _warnings(about: dict[str, Any]) -> str:
 def _what(about: dict[str, Any], metrics: dict[str, Any], has_model: bool) -> str:
     backbone = str(about.get("backbone", "unknown"))
     if backbone == "bundled":
-        base = "the small phonocardiogram architecture in the hb-ssl package"
+        base = "the phonocardiogram backbone in the hb-ssl package"
     elif "/" in backbone:
         base = f"[{backbone}](https://huggingface.co/{backbone})"
     else:
@@ -222,7 +222,7 @@ def _scores(metrics: dict[str, Any]) -> str:
     table = summary_table(metrics).strip()
     text = f"""## Scores
 
-On recordings of people that the training never heard:
+On recordings of subjects that training never heard:
 
 {table}
 
