@@ -26,6 +26,8 @@ A research and screening aid, not a diagnosis.
   hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
   hb-ssl predict FILES           classify recordings
   hb-ssl report RUN              write report.html and report.md of a run
+  hb-ssl predict-pascal DIR      answer the challenge's 247 unlabelled recordings
+  hb-ssl score-pascal            the challenge's own scores of such answers
 
 `hb-ssl VERB --help` shows examples and every option.
 """
@@ -59,6 +61,18 @@ One unreadable file does not stop the others: its row says why, and the exit cod
 examples:
   hb-ssl report runs/train
   hb-ssl report runs/cv-trees""",
+    "predict-pascal": """\
+examples:
+  hb-ssl predict-pascal ~/heartbeat-sounds --model-a runs/a --model-b runs/b --csv answers.csv
+
+The models are trained with --label_mode set_a and --label_mode set_b.""",
+    "score-pascal": """\
+examples:
+  hb-ssl score-pascal --reference evaluation.xlsx --predictions answers.csv
+  hb-ssl score-pascal --reference labels.csv --predictions answers.csv --set b \\
+      --train-manifest runs/b --json scores.json
+
+--reference is the challenge's workbook (sheets "Dataset A", "Dataset B") or a CSV file,label.""",
     "inspect": """\
 examples:
   hb-ssl data inspect ~/heartbeat-sounds
@@ -121,6 +135,8 @@ def _dispatch(argv: list[str]) -> int | None:
         "evaluate": evaluate,
         "predict": predict,
         "report": report,
+        "predict-pascal": predict_pascal,
+        "score-pascal": score_pascal,
     }
     if argv[0] not in verbs:
         raise UserError(f"unknown command '{argv[0]}'; expected one of {', '.join(verbs)}")
@@ -269,6 +285,54 @@ def report(argv: list[str]) -> None:
     from hb_ssl.report import write_report
 
     print(f"report: {write_report(arguments.run)}")
+
+
+def predict_pascal(argv: list[str]) -> int:
+    """``hb-ssl predict-pascal``."""
+    parser = _parser("predict-pascal", "Classify the challenge's unlabelled recordings.")
+    parser.add_argument("source", help="a folder, or kaggle, challenge, hub:ORG/NAME")
+    parser.add_argument("--model-a", help="run folder, model folder or Hub repo for set A")
+    parser.add_argument("--model-b", help="the same for set B")
+    parser.add_argument("--csv", metavar="FILE", required=True, help="the CSV file to write")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.challenge import predict_unlabelled
+    from hb_ssl.files import write_csv_atomic
+
+    rows = predict_unlabelled(arguments.source, arguments.model_a, arguments.model_b)
+    write_csv_atomic(arguments.csv, rows)
+    print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def score_pascal(argv: list[str]) -> None:
+    """``hb-ssl score-pascal``."""
+    parser = _parser("score-pascal", "The official scores of the PASCAL challenge.")
+    parser.add_argument("--reference", required=True, help="workbook .xlsx or CSV file,label")
+    parser.add_argument("--predictions", required=True, help="CSV file,prediction")
+    parser.add_argument("--set", choices=("a", "b"), help="score this set alone")
+    parser.add_argument(
+        "--sheet-compatible", action="store_true", help="repeat the published sheet's own F-score"
+    )
+    parser.add_argument(
+        "--train-manifest", action="append", default=[], metavar="FILE",
+        help="splits.json, run folder or CSV of the training recordings; may be given twice",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="OUT", help="also write the scores as JSON")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.evaluation.pascal_scorer import format_challenge_scores
+    from hb_ssl.evaluation.pascal_scorer import score_pascal as score
+    from hb_ssl.files import write_json_atomic
+
+    result = score(
+        arguments.reference,
+        arguments.predictions,
+        (arguments.set,) if arguments.set else None,
+        arguments.sheet_compatible,
+        arguments.train_manifest,
+    )
+    print(format_challenge_scores(result))
+    if arguments.json:
+        write_json_atomic(arguments.json, result)
 
 
 def _data(argv: list[str]) -> None:
