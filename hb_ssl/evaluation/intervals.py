@@ -5,7 +5,7 @@ that are too narrow; resampling whole groups keeps what belongs together (Efron 
 "An Introduction to the Bootstrap", chapter 8; Field and Welsh 2007, J. R. Stat. Soc. B 69:369).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,33 @@ def grouped_bootstrap(
         name: {"value": _number(values[name][0]), **_interval(resampled[name], len(counts))}
         for name in values
     }
+
+
+def bootstrap_statistic(
+    groups: Sequence[str],
+    statistic: Callable[[np.ndarray], float],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """95 % percentile interval of any statistic of rows, resampling groups with replacement.
+
+    Args:
+        groups: group of every row, ``[N]``.
+        statistic: takes row numbers (a row drawn twice is in there twice) and gives a number, NaN
+            where it is undefined.
+        num_resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        ``{"value", "low", "high"}``, as ``grouped_bootstrap`` gives for one metric.
+    """
+    names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    members = [np.flatnonzero(group_of == number) for number in range(len(names))]
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(names), size=(num_resamples, len(names)))
+    values = [statistic(np.concatenate([members[g] for g in draw])) for draw in drawn]
+    value = _number(statistic(np.arange(len(groups))))
+    return {"value": value, **_interval(np.array(values, dtype=float), len(names))}
 
 
 def paired_bootstrap(
