@@ -24,6 +24,7 @@ A research and screening aid, not a diagnosis.
   hb-ssl train                   fine-tune a backbone, score it, save it
   hb-ssl cv                      repeated grouped cross-validation, also of baselines
   hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
+  hb-ssl compare RUN RUN         is one run better than the other?
   hb-ssl predict FILES           classify recordings
   hb-ssl report RUN              write report.html and report.md of a run
   hb-ssl predict-pascal DIR      answer the challenge's 247 unlabelled recordings
@@ -50,6 +51,12 @@ examples:
 examples:
   hb-ssl evaluate runs/train                          the run's own test recordings
   hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there""",
+    "compare": """\
+examples:
+  hb-ssl compare runs/cv-lora runs/cv-trees
+  hb-ssl compare runs/cv-lora runs/cv-full --json difference.json
+
+Both runs must have tested the same recordings in the same groups.""",
     "predict": """\
 examples:
   hb-ssl predict heart.wav
@@ -135,6 +142,7 @@ def _dispatch(argv: list[str]) -> int | None:
         "evaluate": evaluate,
         "predict": predict,
         "report": report,
+        "compare": compare,
         "predict-pascal": predict_pascal,
         "score-pascal": score_pascal,
     }
@@ -285,6 +293,21 @@ def report(argv: list[str]) -> None:
     from hb_ssl.report import write_report
 
     print(f"report: {write_report(arguments.run)}")
+
+
+def compare(argv: list[str]) -> None:
+    """``hb-ssl compare``."""
+    parser = _parser("compare", "Compare two runs on the people they were both tested on.")
+    parser.add_argument("runs", nargs=2, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--json", metavar="OUT", help="also write the numbers as JSON")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.evaluation.compare import compare_runs, format_comparison
+    from hb_ssl.files import write_json_atomic
+
+    result = compare_runs(*arguments.runs)
+    print(format_comparison(result))
+    if arguments.json:
+        write_json_atomic(arguments.json, result)
 
 
 def predict_pascal(argv: list[str]) -> int:
