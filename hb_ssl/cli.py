@@ -24,10 +24,13 @@ A research and screening aid, not a diagnosis.
   hb-ssl train                   fine-tune a backbone, score it, save it
   hb-ssl cv                      repeated grouped cross-validation, also of baselines
   hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
+  hb-ssl compare RUN RUN         is one run better than the other?
   hb-ssl predict FILES           classify recordings
   hb-ssl push RUN                put a finished run on the Hub as a model with its card
   hb-ssl export RUN OUT          write a classifier as ONNX
   hb-ssl report RUN              write report.html and report.md of a run
+  hb-ssl predict-pascal DIR      answer the challenge's 247 unlabelled recordings
+  hb-ssl score-pascal            the challenge's own scores of such answers
 
 `hb-ssl VERB --help` shows examples and every option.
 """
@@ -50,6 +53,12 @@ examples:
 examples:
   hb-ssl evaluate runs/train                          the run's own test recordings
   hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there""",
+    "compare": """\
+examples:
+  hb-ssl compare runs/cv-lora runs/cv-trees
+  hb-ssl compare runs/cv-lora runs/cv-full --json difference.json
+
+Both runs must have tested the same recordings in the same groups.""",
     "predict": """\
 examples:
   hb-ssl predict heart.wav
@@ -64,6 +73,18 @@ others: its row says why, and the exit code is 1.""",
 examples:
   hb-ssl report runs/train
   hb-ssl report runs/cv-trees""",
+    "predict-pascal": """\
+examples:
+  hb-ssl predict-pascal ~/heartbeat-sounds --model-a runs/a --model-b runs/b --csv answers.csv
+
+The models are trained with --label_mode set_a and --label_mode set_b.""",
+    "score-pascal": """\
+examples:
+  hb-ssl score-pascal --reference evaluation.xlsx --predictions answers.csv
+  hb-ssl score-pascal --reference labels.csv --predictions answers.csv --set b \\
+      --train-manifest runs/b --json scores.json
+
+--reference is the challenge's workbook (sheets "Dataset A", "Dataset B") or a CSV file,label.""",
     "inspect": """\
 examples:
   hb-ssl data inspect ~/heartbeat-sounds
@@ -147,6 +168,9 @@ def _dispatch(argv: list[str]) -> int | None:
         "report": report,
         "push": push,
         "export": export,
+        "compare": compare,
+        "predict-pascal": predict_pascal,
+        "score-pascal": score_pascal,
     }
     if argv[0] not in verbs:
         raise UserError(f"unknown command '{argv[0]}'; expected one of {', '.join(verbs)}")
@@ -354,6 +378,69 @@ def export(argv: list[str]) -> None:
     print(f"written to {folder}")
     if arguments.measure:
         print(format_measurement(measure_export(arguments.model, folder, arguments.measure)))
+
+
+def compare(argv: list[str]) -> None:
+    """``hb-ssl compare``."""
+    parser = _parser("compare", "Compare two runs on the people they were both tested on.")
+    parser.add_argument("runs", nargs=2, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--json", metavar="OUT", help="also write the numbers as JSON")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.evaluation.compare import compare_runs, format_comparison
+    from hb_ssl.files import write_json_atomic
+
+    result = compare_runs(*arguments.runs)
+    print(format_comparison(result))
+    if arguments.json:
+        write_json_atomic(arguments.json, result)
+
+
+def predict_pascal(argv: list[str]) -> int:
+    """``hb-ssl predict-pascal``."""
+    parser = _parser("predict-pascal", "Classify the challenge's unlabelled recordings.")
+    parser.add_argument("source", help="a folder, or kaggle, challenge, hub:ORG/NAME")
+    parser.add_argument("--model-a", help="run folder, model folder or Hub repo for set A")
+    parser.add_argument("--model-b", help="the same for set B")
+    parser.add_argument("--csv", metavar="FILE", required=True, help="the CSV file to write")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.challenge import predict_unlabelled
+    from hb_ssl.files import write_csv_atomic
+
+    rows = predict_unlabelled(arguments.source, arguments.model_a, arguments.model_b)
+    write_csv_atomic(arguments.csv, rows)
+    print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def score_pascal(argv: list[str]) -> None:
+    """``hb-ssl score-pascal``."""
+    parser = _parser("score-pascal", "The official scores of the PASCAL challenge.")
+    parser.add_argument("--reference", required=True, help="workbook .xlsx or CSV file,label")
+    parser.add_argument("--predictions", required=True, help="CSV file,prediction")
+    parser.add_argument("--set", choices=("a", "b"), help="score this set alone")
+    parser.add_argument(
+        "--sheet-compatible", action="store_true", help="repeat the published sheet's own F-score"
+    )
+    parser.add_argument(
+        "--train-manifest", action="append", default=[], metavar="FILE",
+        help="splits.json, run folder or CSV of the training recordings; may be given twice",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="OUT", help="also write the scores as JSON")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.evaluation.pascal_scorer import format_challenge_scores
+    from hb_ssl.evaluation.pascal_scorer import score_pascal as score
+    from hb_ssl.files import write_json_atomic
+
+    result = score(
+        arguments.reference,
+        arguments.predictions,
+        (arguments.set,) if arguments.set else None,
+        arguments.sheet_compatible,
+        arguments.train_manifest,
+    )
+    print(format_challenge_scores(result))
+    if arguments.json:
+        write_json_atomic(arguments.json, result)
 
 
 def _data(argv: list[str]) -> None:

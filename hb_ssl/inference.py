@@ -227,7 +227,7 @@ class HeartSoundClassifier:
         if gate is not None:
             from hb_ssl.evaluation.out_of_distribution import is_heart_sound
 
-            heard = is_heart_sound(waveform, rate, None, gate)
+            heard = is_heart_sound(head, orig_rate, None, gate)
         limited = band_limit(waveform, rate, about["band_low_hz"], about["band_high_hz"])
         window = self.make_features.window
         hop = round(about["hop_seconds"] * rate)
