@@ -123,8 +123,8 @@ def _warnings(about: dict[str, Any]) -> str:
         )
     if about.get("random_weights"):
         lines.append(
-            "> **Started from RANDOM weights**, without self-supervised pre-training: a control "
-            "experiment."
+            "> **Started from RANDOM weights**: nothing in it comes from self-supervised "
+            "pre-training."
         )
     return "\n>\n".join(lines)
 
