@@ -7,6 +7,7 @@ Training, the command line and the Space all go through these functions.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hb_ssl.errors import UserError
 MIN_SAMPLING_RATE = 100  # Hz; below this no heart sound survives
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
 MAX_SAMPLING_RATE = 384_000  # Hz; the highest rate of common audio hardware
+MAX_RATIO = 1000  # of two sampling rates in lowest terms; 44.1 to 16 kHz has 441
 BLOCK_SAMPLES = 2**22  # samples of all channels decoded at a time: 16 MB, 95 s of 44.1 kHz mono
 
 
@@ -146,8 +148,7 @@ def _resample_blocks(
     if orig_rate == target_rate:
         yield from blocks
         return
-    divisor = math.gcd(orig_rate, target_rate)
-    step, made = orig_rate // divisor, target_rate // divisor  # `made` outputs a `step` inputs
+    step, made = _ratio(orig_rate, target_rate)  # `made` outputs for `step` inputs
     width = math.ceil(6 * step / (0.99 * min(step, made)))  # AF.resample's default kernel
     context = step * (math.ceil(width / step) + 1)
     held = np.empty(0, dtype=np.float32)
@@ -192,8 +193,19 @@ def resample(waveform: np.ndarray, orig_rate: int, target_rate: int) -> np.ndarr
     """Resamples ``[T]`` from ``orig_rate`` to ``target_rate`` Hz (torchaudio windowed sinc)."""
     if orig_rate == target_rate:
         return waveform
-    resampled = AF.resample(torch.from_numpy(waveform), orig_rate, target_rate)
-    return resampled.numpy()
+    return AF.resample(torch.from_numpy(waveform), *_ratio(orig_rate, target_rate)).numpy()
+
+
+def _ratio(orig_rate: int, target_rate: int) -> tuple[int, int]:
+    """The two rates in lowest terms.
+
+    torchaudio's filter bank has as many taps as their product: gigabytes for a file that claims
+    44,099 Hz. Such rates are taken as the nearest simple ratio, less than 1 in 1000 away.
+    """
+    ratio = Fraction(target_rate, orig_rate)
+    if ratio.denominator > MAX_RATIO:
+        ratio = ratio.limit_denominator(MAX_RATIO)
+    return ratio.denominator, ratio.numerator
 
 
 def band_limit(

@@ -156,3 +156,15 @@ def test_only_the_first_seconds_are_read(tmp_path: Path, monkeypatch: pytest.Mon
         head, rate = audio.load_audio(tmp_path / "x.wav", max_seconds=seconds)
         np.testing.assert_array_equal(head, samples[:count])
         assert rate == 4000
+
+
+@pytest.mark.parametrize("rate", [383_999, 44_099, 4001, 101])
+def test_odd_rates_cost_no_more_than_usual_ones(rate: int) -> None:
+    time = np.arange(rate * 3) / rate
+    waveform = np.sin(2 * np.pi * 30 * time).astype(np.float32)
+    resampled = resample(waveform, rate, 2000)
+    assert len(resampled) == pytest.approx(6000, rel=1e-3)
+    step, made = audio._ratio(rate, 2000)
+    assert step * made < 10**7  # taps of the filter bank
+    expected = np.sin(2 * np.pi * 30 * np.arange(len(resampled)) / (rate * made / step))
+    np.testing.assert_allclose(resampled[200:-200], expected[200:-200], atol=0.02)
