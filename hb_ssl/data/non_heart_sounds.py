@@ -280,9 +280,7 @@ def _test_engine(num: int, rate: int, rng: np.random.Generator) -> np.ndarray:
     """An engine or a fan: rotating harmonics that drift, over rumble."""
     drift = slow_envelope(num, rate, 0.7, rng, depth_db=1.0)
     phase = 2 * np.pi * np.cumsum(rng.uniform(12, 60) * drift) / rate
-    parts = [
-        rng.uniform(0.2, 1) / k * np.sin(k * phase + rng.uniform(0, 6)) for k in range(1, 12)
-    ]
+    parts = [rng.uniform(0.2, 1) / k * np.sin(k * phase + rng.uniform(0, 6)) for k in range(1, 12)]
     sound = np.sum(parts, axis=0)
     return unit_rms(sound) + rng.uniform(0.1, 1) * unit_rms(
         lfilter([1], [1, -0.98], rng.standard_normal(num))
