@@ -48,7 +48,7 @@ def occlusion_map(
         numbers = np.flatnonzero((starts < end) & (starts + window > begin))
         touched.append(numbers)
         inputs.append(_cut(_turn_down(waveform, begin, end, model_rate), starts[numbers], window))
-    logits = classifier._window_logits(np.concatenate(inputs))
+    logits = classifier.window_logits(np.concatenate(inputs))
     whole, changed = logits[: len(starts)], logits[len(starts) :]
     score = _log_softmax(whole.mean(axis=0))
     column = int(score.argmax()) if label is None else classifier.labels.index(label)

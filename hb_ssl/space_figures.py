@@ -30,7 +30,7 @@ from hb_ssl.figures import (
 
 WIDTH_INCHES = 4.6
 MAX_COLUMNS = 60  # of the window timeline; more windows are averaged
-MEL_TICKS_HZ = (50, 100, 200, 400, 800)
+MEL_TICKS_HZ = (100, 200, 400, 800)
 # matplotlib's settings belong to the process, and a Space draws for several users at once.
 _drawing = threading.Lock()
 

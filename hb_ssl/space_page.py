@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from hb_ssl.audio import load_audio, read_audio_info
 from hb_ssl.errors import UserError
 from hb_ssl.figures import PICTURE_SECONDS, class_colour
-from hb_ssl.inference import BUNDLED_CLASSIFIER, HeartSoundClassifier, Prediction
+from hb_ssl.inference import INCONCLUSIVE, HeartSoundClassifier, Prediction
 from hb_ssl.space_figures import (
     average_columns,
     mel_figure,
@@ -30,8 +28,6 @@ from hb_ssl.space_figures import (
 
 MAX_MINUTES = 31.0
 MAX_VALUES = 200_000_000  # samples times channels; 800 MB decoded
-INCONCLUSIVE = "inconclusive"
-UNJUDGEABLE = {"silence"}  # notes with which no verdict is shown, whatever the model says
 VERDICTS = {
     "normal": "Sounds most like a heart without murmur or extra sounds",
     "murmur": "Sounds most like a heart murmur",
@@ -82,19 +78,12 @@ def read_recording(path: str | None) -> tuple[np.ndarray, int]:
         raise UserError(str(error).replace(str(path), name)) from error
 
 
-def decide(prediction: Prediction) -> str:
-    """A label or ``inconclusive``."""
-    if UNJUDGEABLE & {note.code for note in prediction.signal_notes}:
-        return INCONCLUSIVE
-    return prediction.decision
-
-
 def answer_row(name: str, prediction: Prediction) -> dict[str, Any]:
     """One recording as the API and the CSV give it."""
     heart_rate = prediction.heart_rate.bpm
     return {
         "file": name,
-        "decision": decide(prediction),
+        "decision": prediction.decision,
         "calibrated": prediction.calibrated,
         "probabilities": {key: round(p, 4) for key, p in prediction.probabilities.items()},
         "heart_rate_bpm": None if heart_rate is None else round(heart_rate, 1),
@@ -116,7 +105,7 @@ def problem_html(message: str) -> str:
 
 def verdict_html(name: str, prediction: Prediction, preprocessing: dict[str, Any]) -> str:
     """Verdict, probabilities, heart rate and signal notes."""
-    decision = decide(prediction)
+    decision = prediction.decision
     title = VERDICTS.get(decision, f"Sounds most like: {decision}")
     calibration = preprocessing.get("calibration") or {}
     if prediction.calibrated:
@@ -250,22 +239,23 @@ def occlusion_caption(seconds: np.ndarray, importance: np.ndarray, label: str) -
 
 
 def batch_html(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
-    """Several recordings as a table and a CSV to download, which never touches the disk."""
-    flat = [_flat_row(row, labels) for row in rows]
+    """Several recordings as a table and a CSV to download, which never touches the disk.
+
+    Args:
+        rows: from ``batch.prediction_row``, at least one.
+        labels: class names.
+    """
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(flat[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({**row, "file": _harmless(row["file"])} for row in rows)
     data = base64.b64encode(buffer.getvalue().encode()).decode()
-    shown = ["file", "decision", *labels, "heart_rate_bpm", "notes"]
-    head = "".join(f'<th scope="col">{escape(column.replace("_", " "))}</th>' for column in shown)
-    body = ""
-    for row in flat:
-        cells = "".join(f"<td>{escape(str(row[c]))}</td>" for c in shown[1:])
-        body += f'<tr><th scope="row">{escape(row["file"])}</th>{cells}</tr>'
-    failed = sum(row["decision"] == "error" for row in flat)
+    names = ("file", "answer", *labels, "heart rate", "notes")
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    body = "".join(_batch_line(row, labels) for row in rows)
+    failed = sum(bool(row["error"]) for row in rows)
     return (
-        f'<section class="hb-card"><h2>Results</h2><p role="status">{len(flat)} recordings, '
+        f'<section class="hb-card"><h2>Results</h2><p>{len(rows)} recordings, '
         f"{failed} could not be read.</p>"
         "<div class='hb-scroll' tabindex='0' role='region' aria-label='Results table'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -274,20 +264,18 @@ def batch_html(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
     )
 
 
-def _flat_row(row: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
-    if "error" in row:
-        blank = dict.fromkeys(("calibrated", *labels, "heart_rate_bpm", "duration_seconds"), "")
-        return {"file": _harmless(row["file"]), "decision": "error", **blank, "notes": row["error"]}
+def _batch_line(row: dict[str, Any], labels: Sequence[str]) -> str:
+    name = f'<tr><th scope="row">{escape(row["file"])}</th>'
+    if row["error"]:
+        return f'{name}<td colspan="{len(labels) + 3}">{escape(row["error"])}</td></tr>'
     bpm = row["heart_rate_bpm"]
-    return {
-        "file": _harmless(row["file"]),
-        "decision": row["decision"],
-        "calibrated": row["calibrated"],
-        **{label: row["probabilities"][label] for label in labels},
-        "heart_rate_bpm": "" if bpm is None else bpm,
-        "duration_seconds": row["duration_seconds"],
-        "notes": " ".join(note["message"] for note in row["signal_notes"]),
-    }
+    cells = [
+        row["decision"],
+        *(f"{row[f'prob_{label}']:.0%}" for label in labels),
+        "none found" if bpm == "" else f"{bpm:.0f} per minute",
+        row["signal_notes"].replace(" ", ", ").replace("_", " "),
+    ]
+    return name + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _harmless(name: str) -> str:
@@ -295,26 +283,19 @@ def _harmless(name: str) -> str:
     return f"'{name}" if name[:1] in "=+-@\t" else name
 
 
-def model_card(repo_or_folder: str | None) -> str | None:
+def model_card(folder: Path) -> str | None:
     """Text of the model's own card, without its metadata, headings two levels lower.
 
     Args:
-        repo_or_folder: as for ``HeartSoundClassifier.from_pretrained``, which has fetched it.
+        folder: from ``inference.locate_classifier``.
 
     Returns:
         ``None`` when the model has no card.
     """
-    folder = Path(repo_or_folder) if repo_or_folder else BUNDLED_CLASSIFIER
-    candidates = [folder / "model" / "README.md", folder / "README.md"]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None and not folder.is_dir():
-        try:
-            found = Path(hf_hub_download(str(repo_or_folder), "README.md", local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            return None
-    if found is None:
+    card = folder / "README.md"
+    if not card.is_file():
         return None
-    text = re.sub(r"\A---\n.*?\n---\n", "", found.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text(encoding="utf-8"), flags=re.DOTALL)
     return re.sub(r"^(#{1,4}) ", r"##\1 ", text, flags=re.MULTILINE).strip()
 
 

@@ -23,18 +23,17 @@ import gradio as gr
 import numpy as np
 import soundfile as sf
 
+from hb_ssl.batch import prediction_row
 from hb_ssl.cli import run_command
 from hb_ssl.data.synthetic import simulate_recording
 from hb_ssl.errors import UserError
 from hb_ssl.explain import occlusion_map
-from hb_ssl.inference import HeartSoundClassifier
+from hb_ssl.inference import HeartSoundClassifier, Prediction, locate_classifier
 from hb_ssl.space_figures import occlusion_figure
 from hb_ssl.space_page import (
-    INCONCLUSIVE,
     SYNTHETIC_WARNING,
     answer_row,
     batch_html,
-    decide,
     figure_html,
     model_card,
     model_facts,
@@ -122,8 +121,7 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
             text = f"Only made for recordings up to {MAX_EXPLAINED_SECONDS:.0f} seconds."
             return f'<section class="hb-card"><h3>{title}</h3><p>{text}</p></section>'
         prediction = classifier.predict_one((waveform, rate))
-        label = decide(prediction)
-        label = prediction.label if label == INCONCLUSIVE else label
+        label = prediction.label  # also when the answer is 'inconclusive': what came closest
         seconds, importance = occlusion_map(classifier, waveform, rate, label)
         svg = occlusion_figure(waveform, rate, seconds, importance)
         caption = occlusion_caption(seconds, importance, label)
@@ -139,14 +137,14 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
                 "install the package and use `hb-ssl predict`."
             )
         rows = []
+        answer: Prediction | UserError
         for path in progress.tqdm(paths, desc="Classifying"):
             name = Path(path).name
             try:
-                prediction = classifier.predict_one(read_recording(path))
+                answer = classifier.predict_one(read_recording(path))
             except UserError as error:
-                rows.append({"file": name, "error": str(error)})
-            else:
-                rows.append(answer_row(name, prediction))
+                answer = error
+            rows.append(prediction_row(name, answer, labels))
         return batch_html(rows, labels)
 
     def batch(paths: list[str] | None, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
@@ -164,10 +162,11 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
         )
         warning = f"<br>{SYNTHETIC_WARNING}" if classifier.preprocessing.get("synthetic") else ""
         gr.HTML(
-            f"<p><strong>Research and screening aid, not a diagnosis.</strong>{warning}</p>",
-            elem_classes="hb-banner",
+            "<div class='hb-banner' role='note'><strong>Research and screening aid, not a "
+            f"diagnosis.</strong>{warning}</div>",
+            elem_id="banner",
         )
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("One recording"):
                 audio = gr.Audio(
                     type="filepath",
@@ -175,11 +174,15 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
                     label="Heart sound (WAV, FLAC, MP3, Ogg or AIFF)",
                     elem_id="recording",
                     editable=False,
+                    buttons=["download"],
                 )
                 button = gr.Button("Classify", variant="primary", elem_id="classify")
-                names = [f"Synthetic {label} ({device})" for label, device, _ in EXAMPLES]
-                with gr.Row(elem_classes="hb-examples"):
-                    example_buttons = [gr.Button(name, size="sm") for name in names]
+                gr.HTML("<p class='hb-small'>Or try a simulated recording (no real heart):</p>")
+                with gr.Row():
+                    example_buttons = [
+                        gr.Button(f"Synthetic {label} ({device})", size="sm", min_width=130)
+                        for label, device, _ in EXAMPLES
+                    ]
                 verdict = gr.HTML(elem_id="verdict")
                 pictures = gr.HTML(elem_id="pictures")
                 explanation = gr.HTML(elem_id="explanation")
@@ -213,7 +216,15 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
         button.click(analyse, audio, page, **hidden, api_name="analyse").then(
             explain, audio, explanation, **hidden, api_name="explain"
         )
-        audio.clear(lambda: ("", "", ""), None, [*page, explanation], api_visibility="private")
+        # A new recording must not stand beside the old answer.
+        gr.on(
+            [audio.upload, audio.stop_recording, audio.clear],
+            lambda: ("", "", ""),
+            None,
+            [*page, explanation],
+            queue=False,
+            api_visibility="private",
+        )
         batch_button.click(batch, files, table, **hidden, api_name="batch")
         api.click(
             classify,
@@ -270,9 +281,10 @@ def launch_app(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
 
 def main() -> None:
     model = os.environ.get("HB_SSL_MODEL") or None
-    classifier = HeartSoundClassifier.from_pretrained(model)
+    folder = locate_classifier(model)
+    classifier = HeartSoundClassifier.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as examples:
-        launch_app(build_app(classifier, model_card(model), Path(examples)))
+        launch_app(build_app(classifier, model_card(folder), Path(examples)))
 
 
 if __name__ == "__main__":
