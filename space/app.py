@@ -95,10 +95,9 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
     labels = classifier.labels
 
     @explain_errors
-    def classify(path: str | None) -> dict[str, Any]:
-        waveform, rate = read_recording(path)
-        prediction = classifier.predict_one((waveform, rate))
-        return answer_row(Path(str(path)).name, prediction)
+    def classify(recording: str | None) -> dict[str, Any]:
+        prediction = classifier.predict_one(read_recording(recording))
+        return answer_row(Path(str(recording)).name, prediction)
 
     @explain_errors
     def analyse(path: str | None) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,12 +15,18 @@ import yaml
 
 from hb_ssl.inference import HeartSoundClassifier
 from tests.conftest import REPOSITORY
-from tests.space_server import LABELS, running_space, save_tiny_classifier, write_recordings
+from tests.space_server import (
+    LABELS,
+    running_space,
+    save_tiny_classifier,
+    space_module,
+    write_recordings,
+)
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hb-ssl[space]'")
 
-from gradio_client import Client, handle_file  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 
 NEVER_SHOWN = ("Traceback", "/tmp", "site-packages", ".py")
 
@@ -181,10 +188,31 @@ def test_nothing_is_recorded(client: Client) -> None:
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
     page = str(config["components"])
-    assert "flag" not in page.lower()
     # The card of the model that runs, and no other number.
     assert "UAR 0.25 on nothing." in page
     assert "license: mit" not in page
+
+
+def test_uploads_are_deleted(
+    space: tuple[str, HeartSoundClassifier],
+    recordings: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = space_module()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setattr(module, "DELETE_AFTER_SECONDS", 2)
+    (tmp_path / "examples").mkdir()
+    app = module.build_app(space[1], None, tmp_path / "examples")
+    _, url, _ = module.launch_app(app, prevent_thread_lock=True, quiet=True)
+    try:
+        assert classify(Client(url, verbose=False), recordings["heart"])["file"] == "heart.wav"
+        deadline = time.monotonic() + 30
+        while left := list(tmp_path.glob("uploads/**/heart.wav")):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+    finally:
+        app.close(verbose=False)
 
 
 def test_front_matter_and_pins_agree() -> None:
