@@ -267,7 +267,11 @@ def batch_html(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
 def _batch_line(row: dict[str, Any], labels: Sequence[str]) -> str:
     name = f'<tr><th scope="row">{escape(row["file"])}</th>'
     if row["error"]:
-        return f'{name}<td colspan="{len(labels) + 3}">{escape(row["error"])}</td></tr>'
+        blank = "<td></td>" * (len(labels) + 1)
+        return (
+            f'{name}<td class="hb-error">could not be read: {escape(row["error"])}</td>{blank}'
+            "<td></td></tr>"
+        )
     bpm = row["heart_rate_bpm"]
     cells = [
         row["decision"],
