@@ -210,7 +210,7 @@ def prediction_figure(
         shares.set(ylim=(0, 1), ylabel="probability", xlabel="seconds")
         figure.legend(loc="outside lower center", ncols=len(labels))
 
-    return _render(draw, (8.0, 3.8), "prediction")
+    return render(draw, (8.0, 3.8), "prediction")
 
 
 def _draw_timeline(

@@ -109,7 +109,7 @@ class HeartSoundClassifier:
                 f"{PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected a model saved by "
                 "hb-ssl, save or download it again"
             )
-        self.model = model.eval() if isinstance(model, PreTrainedModel) else model
+        self.model: Any = model.eval() if isinstance(model, PreTrainedModel) else model
         self.preprocessing = preprocessing
         self.labels: list[str] = preprocessing["labels"]
         self.make_features = FeatureMaker(feature_extractor, preprocessing["window_seconds"])
