@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # the parent of every failed connection, whichever HTTP library is in use
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -154,9 +155,8 @@ def ask_hub(action: Callable[[], Result], repo: str, revision: str | None = None
         try:
             return action()
         except (*HUB_ERRORS, RuntimeError, json.JSONDecodeError) as error:
-            # A failed file upload is wrapped; an answer that is no JSON comes from a broken proxy.
-            cause = error.__cause__ if isinstance(error, RuntimeError) else error
-            if not isinstance(cause, (*HUB_ERRORS, json.JSONDecodeError)):
+            cause = _unwrapped(error)
+            if isinstance(cause, RuntimeError):
                 raise
             explained = explain_hub_error(cause, repo, revision)
             if not left or not _may_pass(cause):
@@ -165,6 +165,17 @@ def ask_hub(action: Callable[[], Result], repo: str, revision: str | None = None
             time.sleep(wait)
             wait *= 2
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """The trouble itself: failed uploads and downloads that find nothing cached are wrapped.
+
+    An answer that is no JSON comes from a broken proxy.
+    """
+    wrapper = isinstance(error, (RuntimeError, LocalEntryNotFoundError))
+    if wrapper and isinstance(error.__cause__, (*HUB_ERRORS, json.JSONDecodeError)):
+        return _unwrapped(error.__cause__)
+    return error
 
 
 def _may_pass(error: Exception) -> bool:

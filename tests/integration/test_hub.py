@@ -411,8 +411,14 @@ def test_pulls_that_fail_say_why(
     assert "hb_ssl" not in message("a/b/c")
 
 
-def test_interrupted_download_is_tried_again(online: HubServer, pushed: str) -> None:
-    online.fail("GET", "/storage/", "cut")
+@pytest.mark.parametrize(
+    ("path", "action"),
+    [("/storage/", "cut"), ("/api/models/", 503), ("/api/models/", "cut"), ("/resolve/", 429)],
+)
+def test_interrupted_download_is_tried_again(
+    online: HubServer, pushed: str, path: str, action: int | str
+) -> None:
+    online.fail("HEAD" if path == "/resolve/" else "GET", path, action)
     folder = locate_classifier(pushed)
     weights = online.files(pushed)["model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == weights
