@@ -72,7 +72,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Rendered:
     """Accuracy against confidence, and how many predictions each bin holds.
 
     Args:
-        bins: from ``report.reliability_bins``: ``low``, ``high``, ``n``, ``confidence``,
+        bins: from ``reliability_bins``: ``low``, ``high``, ``n``, ``confidence``,
             ``accuracy`` (the last two ``None`` in an empty bin).
     """
 
@@ -87,9 +87,9 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Rendered:
         lows = [b["low"] for b in bins]
         bottom.bar(lows, [b["n"] for b in bins], width=0.094, align="edge", color=BLUE, alpha=0.6)
         bottom.set(xlabel="highest class probability (uncalibrated)", ylabel="number")
-        _grid(top)
+        grid(top)
 
-    return _render(draw, (4.0, 3.8), "reliability")
+    return render(draw, (4.0, 3.8), "reliability")
 
 
 def training_figure(
@@ -127,9 +127,9 @@ def training_figure(
         axes.set(xlabel="epoch", ylabel=y_label)
         if len(keys) > 1:
             axes.legend()
-        _grid(axes)
+        grid(axes)
 
-    return _render(draw, (3.8, 2.7), name)
+    return render(draw, (3.8, 2.7), name)
 
 
 def recording_figure(
@@ -167,7 +167,50 @@ def recording_figure(
             _draw_timeline(timeline[0], windows, window_seconds, duration)
         (timeline[0] if timeline else mel).set_xlabel("seconds")
 
-    return _render(draw, (4.2, 3.5 if windows else 3.0), name)
+    return render(draw, (4.2, 3.5 if windows else 3.0), name)
+
+
+def prediction_figure(
+    title: str,
+    waveform: np.ndarray,
+    starts: np.ndarray,
+    window_seconds: float,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+) -> Rendered:
+    """Waveform of a whole recording, and below it the class probabilities of its windows.
+
+    Args:
+        title: one line above the picture.
+        waveform: ``[T]`` at ``PICTURE_RATE``.
+        starts: start of every window in seconds, ``[N]``.
+        window_seconds: length of a window.
+        probabilities: ``[N, C]``.
+        labels: names of the C classes.
+    """
+    duration = len(waveform) / PICTURE_RATE
+    # Each window speaks for the time nearest to its middle.
+    middles = np.minimum(starts + min(window_seconds, duration) / 2, duration)
+    edges = np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [duration]])
+
+    def draw(figure: Figure) -> None:
+        figure.suptitle(title, fontsize=10)
+        wave, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        times, low, high = _envelope(waveform)
+        wave.fill_between(times, low, high, color=BLUE, linewidth=0.3)
+        wave.set(yticks=[], ylabel="signal", xlim=(0, duration))
+        wave.spines["left"].set_visible(False)
+        below = np.zeros(len(probabilities))
+        for column, label in enumerate(labels):
+            above = below + probabilities[:, column]
+            shares.stairs(
+                above, edges, baseline=below, fill=True, color=class_colour(label), label=label
+            )
+            below = above
+        shares.set(ylim=(0, 1), ylabel="probability", xlabel="seconds")
+        figure.legend(loc="outside lower center", ncols=len(labels))
+
+    return render(draw, (8.0, 3.8), "prediction")
 
 
 def _draw_timeline(
@@ -231,11 +274,13 @@ def _text_on(colour: str) -> str:
     return "black" if np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) > 0.4 else "white"
 
 
-def _grid(axes: Axes) -> None:
+def grid(axes: Axes) -> None:
+    """Faint lines behind the data."""
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
 
 
-def _render(draw: Any, inches: tuple[float, float], name: str) -> Rendered:
+def render(draw: Any, inches: tuple[float, float], name: str) -> Rendered:
+    """Draws once, for a page and for Markdown; ``name`` is unique in the report."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure)
