@@ -4,7 +4,7 @@
 
 One vector a patient (mean and maximum of the embeddings of the auscultation sites), class-balanced
 logistic regression with its penalty chosen by grouped folds of the training patients; tested once
-on the held-out 20 % of patients (the hash that ``configs/pretrain_pcg.yaml`` holds out by). Weighted
+on the held-out 20 % of patients (those that ``configs/pretrain_pcg.yaml`` holds out). Weighted
 accuracy: the George B. Moody challenge 2022 (weights 5, 3, 1 for Present, Unknown, Absent; Reyna et
 al. 2023). Its test set is not public, so these numbers stand beside published ones, not in their
 ranking. Writes ``benchmarks/results/circor_transfer.json`` and ``.md``.

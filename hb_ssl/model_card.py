@@ -297,13 +297,25 @@ def _data(
         sizes = f" Recordings: {listed}."
     return f"""## Data and leakage
 
-{origin}{task}{sizes}
+{origin}{task}{sizes}{_trained_with(about.get("training"))}
 
 Subjects (set B) and recording sessions (set A) stand on one side of the split only; copies of the
 same audio, found from the sound itself, join their groups. Training refuses to start otherwise.
 Audio that stands under two labels is {"kept" if keeps_contradictions else "left out"}. Windows
 have a fixed length and short recordings are repeated, never padded, because in this data the length
 alone tells one class."""
+
+
+def _trained_with(training: dict[str, Any] | None) -> str:
+    if not training:
+        return ""
+    return f"""
+
+- Command: `{training["command"]}`
+- Seed {training["seed"]}, {training["epochs"]:g} epochs, peak learning rate
+  {training["learning_rate"]:g}
+- {training["num_recordings"]} recordings trained on; SHA-256 over their sorted content hashes:
+  `{training["data_sha256"]}`"""
 
 
 _LIMITS = """## What it can't do

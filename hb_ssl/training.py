@@ -4,6 +4,7 @@ Builds on ``transformers.Trainer`` (which runs on accelerate): resume, early sto
 accumulation, mixed precision and several processes come from there.
 """
 
+import hashlib
 import logging
 import shutil
 import time
@@ -95,7 +96,8 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
             )
         tuned = fine_tune(task, split, data, model, training, folder)
         if state.is_main_process:
-            _write_results(folder, task, tuned, data, model)
+            about = provenance(task, split["train"], training)
+            _write_results(folder, task, tuned, data, model, about)
         state.wait_for_everyone()
     return folder
 
@@ -304,6 +306,26 @@ def _validation_metrics(
     return compute
 
 
+def provenance(
+    task: HeartSoundTask, recording_ids: list[str], training: TrainConfig
+) -> dict[str, Any]:
+    """What a model was trained with: seed, epochs, recordings and their SHA-256, and the command.
+
+    Names of local folders are cut to their last part, since a model may be published.
+    """
+    hashes = sorted(task.recordings[recording_id].content_hash for recording_id in recording_ids)
+    words = describe_environment()["command"]
+    command = [Path(word).name if Path(word).exists() else word for word in words]
+    return {
+        "command": " ".join(command),
+        "seed": training.seed,
+        "epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "num_recordings": len(recording_ids),
+        "data_sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+    }
+
+
 def preprocessing_of(
     task: HeartSoundTask, data: DataConfig, model: ModelConfig, sampling_rate: int
 ) -> dict[str, Any]:
@@ -332,14 +354,19 @@ def preprocessing_of(
 
 
 def _write_results(
-    folder: Path, task: HeartSoundTask, tuned: FineTuned, data: DataConfig, model: ModelConfig
+    folder: Path,
+    task: HeartSoundTask,
+    tuned: FineTuned,
+    data: DataConfig,
+    model: ModelConfig,
+    trained_with: dict[str, Any],
 ) -> None:
     rate = tuned.feature_extractor.sampling_rate
     save_classifier(
         folder / "model",
         tuned.model,
         tuned.feature_extractor,
-        preprocessing_of(task, data, model, rate),
+        {**preprocessing_of(task, data, model, rate), "training": trained_with},
     )
     write_json_atomic(folder / "history.json", tuned.history)
     metrics: dict[str, Any] = {"synthetic": task.synthetic}
