@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[str]] = {
     "recipe": [],
     "learning rate 1e-3": ["--learning_rate", "1e-3"],
     "learning rate 1e-4": ["--learning_rate", "1e-4"],
+    "8 epochs": ["--epochs", "8"],
     "16 epochs": ["--epochs", "16"],
     "no device augmentation": ["--augment_probability", "0"],
     "device augmentation always": ["--augment_probability", "0.99"],
