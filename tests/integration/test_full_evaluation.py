@@ -24,7 +24,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(full_evaluation, "TESTING_EACH", 2)
     patch.setattr(full_evaluation, "NUM_DAMAGED", 4)
     patch.setattr(compare, "NUM_RESAMPLES", 50)
-    yield write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 100, seed=1)
+    yield write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 60, seed=1)
     patch.undo()
 
 
