@@ -26,6 +26,8 @@ A research and screening aid, not a diagnosis.
   hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
   hb-ssl compare RUN RUN         is one run better than the other?
   hb-ssl predict FILES           classify recordings
+  hb-ssl push RUN                put a finished run on the Hub as a model with its card
+  hb-ssl export RUN OUT          write a classifier as ONNX
   hb-ssl report RUN              write report.html and report.md of a run
   hb-ssl predict-pascal DIR      answer the challenge's 247 unlabelled recordings
   hb-ssl score-pascal            the challenge's own scores of such answers
@@ -64,8 +66,11 @@ examples:
   hb-ssl predict heart.wav
   hb-ssl predict ~/recordings --model runs/train --csv answers.csv
   hb-ssl predict a.wav b.flac --json                  one JSON line a recording
+  hb-ssl predict ~/recordings --plot pictures         a picture of each, window by window
+  hb-ssl predict heart.wav --model ORG/NAME --revision v2
 
-One unreadable file does not stop the others: its row says why, and the exit code is 1.""",
+`decision` is the answer; "inconclusive" means: record again. One unreadable file does not stop the
+others: its row says why, and the exit code is 1.""",
     "report": """\
 examples:
   hb-ssl report runs/train
@@ -93,6 +98,17 @@ examples:
   hb-ssl data download --source hub:ORG/NAME""",
     "push": """\
 examples:
+  hb-ssl push runs/train --repo ORG/NAME --dry-run     show the files and the card, upload nothing
+  hb-ssl push runs/train --repo ORG/NAME --private
+  hb-ssl push runs/train --repo ORG/NAME --revision v2 a branch, made if it does not exist
+  hb-ssl push runs/train --repo ORG/NAME --adapter-only""",
+    "export": """\
+examples:
+  hb-ssl export runs/train out
+  hb-ssl export ORG/NAME out --int8 --measure ~/heartbeat-sounds
+  hb-ssl predict heart.wav --model out --runtime onnx""",
+    "data push": """\
+examples:
   hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --private --i-may-share""",
 }
 
@@ -114,7 +130,15 @@ def run_command(command: Callable[[], int | None]) -> int:
         # keeps logs readable
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "fsspec", "matplotlib"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "urllib3",
+        "huggingface_hub",
+        "filelock",
+        "fsspec",
+        "matplotlib",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return command() or 0
@@ -144,6 +168,8 @@ def _dispatch(argv: list[str]) -> int | None:
         "evaluate": evaluate,
         "predict": predict,
         "report": report,
+        "push": push,
+        "export": export,
         "compare": compare,
         "predict-pascal": predict_pascal,
         "score-pascal": score_pascal,
@@ -162,7 +188,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
     return _Parser(
         prog=f"hb-ssl {prog}",
         description=description,
-        epilog=EXAMPLES[prog.split()[-1]],
+        epilog=EXAMPLES.get(prog) or EXAMPLES[prog.split()[-1]],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -215,8 +241,12 @@ def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
     from hb_ssl.scoring import summary_table
 
     if PartialState().is_main_process:
+        metrics = read_json(folder / "metrics.json")
+        if "recording" not in metrics:
+            print(f"trained on every recording, so nothing is left to score: {folder / 'model'}")
+            return
         report_file = write_report(folder)
-        print(summary_table(read_json(folder / "metrics.json")))
+        print(summary_table(metrics))
         print(f"report: {report_file}")
 
 
@@ -266,18 +296,26 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("files", nargs="+", help="audio files, or folders of them")
     parser.add_argument("--model", help="run folder, model folder or Hub repo (default: bundled)")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repo")
+    parser.add_argument(
+        "--runtime", choices=("torch", "onnx", "onnx-int8"), default="torch",
+        help="onnx and onnx-int8 run a folder made by `hb-ssl export` (torch)",
+    )  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object a line")
-    output.add_argument("--csv", metavar="FILE", help="write a CSV file")
+    output.add_argument("--csv", metavar="OUT", help="write a CSV file")
+    parser.add_argument("--plot", metavar="DIR", help="write a picture of every recording there")
     arguments = parser.parse_args(argv)
     from tqdm import tqdm
 
     from hb_ssl.audio import find_audio_files
+    from hb_ssl.batch import classify_files
     from hb_ssl.files import write_csv_atomic
     from hb_ssl.inference import HeartSoundClassifier
 
     files = find_audio_files(arguments.files)
-    classifier = HeartSoundClassifier.from_pretrained(arguments.model, arguments.revision)
+    classifier = HeartSoundClassifier.from_pretrained(
+        arguments.model, arguments.revision, arguments.runtime
+    )
     if classifier.preprocessing["synthetic"]:
         print(
             "warning: this classifier was trained on SYNTHETIC recordings; its answers mean "
@@ -285,28 +323,22 @@ def predict(argv: list[str]) -> int:
             file=sys.stderr,
         )
     rows = []
-    for file in tqdm(files, desc="Classifying", disable=None):
-        row: dict[str, Any] = {"file": str(file), "prediction": "", "error": ""}
-        probabilities: dict[str, Any] = dict.fromkeys(classifier.labels, "")
-        try:
-            answer = classifier.predict_one(file)
-        except UserError as error:
-            row["error"] = str(error)
-        else:
-            row["prediction"] = answer.label
-            probabilities = {name: round(p, 6) for name, p in answer.probabilities.items()}
-        rows.append({**row, **{f"prob_{name}": p for name, p in probabilities.items()}})
+    answers = classify_files(classifier, files, Path(arguments.plot) if arguments.plot else None)
+    for row in tqdm(answers, total=len(files), desc="Classifying", disable=None):
+        rows.append(row)
+        if arguments.json:
+            print(json.dumps(row), flush=True)
     if arguments.csv:
         write_csv_atomic(arguments.csv, rows)
         print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
-    elif arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-    else:
+    elif not arguments.json:
         writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return 1 if any(row["error"] for row in rows) else 0
+    failed = sum(bool(row["error"]) for row in rows)
+    if failed:
+        print(f"{failed} of {len(rows)} recordings could not be classified", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def report(argv: list[str]) -> None:
@@ -317,6 +349,63 @@ def report(argv: list[str]) -> None:
     from hb_ssl.report import write_report
 
     print(f"report: {write_report(arguments.run)}")
+
+
+def push(argv: list[str]) -> None:
+    """``hb-ssl push`` and ``scripts/push_to_hub.py``."""
+    parser = _parser("push", "Put a finished run on the Hub as a model, in one commit.")
+    parser.add_argument("run", help="folder of a finished `hb-ssl train` run")
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="model repo")
+    parser.add_argument("--private", action="store_true", help="make a new repo private")
+    parser.add_argument("--revision", help="branch to commit to (main)")
+    parser.add_argument("--license", default="apache-2.0", help="the Hub's name of it (apache-2.0)")
+    parser.add_argument(
+        "--adapter-only", action="store_true", help="without the merged model; needs its base"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show it all, upload nothing")
+    arguments = parser.parse_args(argv)
+    import tempfile
+
+    from hb_ssl.hub import CARD_FILE, bundle_files, make_bundle, push_run
+
+    if not arguments.dry_run:
+        done = push_run(
+            arguments.run, arguments.repo, private=arguments.private, revision=arguments.revision,
+            adapter_only=arguments.adapter_only, license_id=arguments.license,
+        )  # fmt: skip
+        print(f"{done.url} (commit {done.commit[:8]})")
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_bundle(
+            arguments.run, Path(temporary) / "bundle", arguments.repo, arguments.adapter_only,
+            arguments.license,
+        )  # fmt: skip
+        for path in bundle_files(folder):
+            print(f"{(folder / path).stat().st_size:>12,}  {path}")
+        print(f"\nnothing was uploaded; {CARD_FILE}:\n")
+        print((folder / CARD_FILE).read_text(encoding="utf-8"))
+
+
+def export(argv: list[str]) -> None:
+    """``hb-ssl export``."""
+    parser = _parser("export", "Write a classifier as ONNX, and check that it answers the same.")
+    parser.add_argument("model", metavar="RUN_OR_REPO", help="run folder, model folder or Hub repo")
+    parser.add_argument("out", help="new folder")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub repo")
+    parser.add_argument("--int8", action="store_true", help="also with weights rounded to 8 bits")
+    parser.add_argument(
+        "--measure", metavar="SOURCE",
+        help="score every runtime on these labelled recordings (the run's test split of them)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    from hb_ssl.onnx_export import export_classifier, format_measurement, measure_export
+
+    folder = export_classifier(
+        arguments.model, arguments.out, revision=arguments.revision, int8=arguments.int8
+    )
+    print(f"written to {folder}")
+    if arguments.measure:
+        print(format_measurement(measure_export(arguments.model, folder, arguments.measure)))
 
 
 def compare(argv: list[str]) -> None:

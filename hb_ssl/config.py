@@ -49,8 +49,10 @@ class DataConfig:
     band_high_hz: float | None = _option(
         None, "upper edge of the common band in Hz; 195 hides which device recorded"
     )
-    validation_fraction: float = _option(0.2, "share of training recordings used for validation")
-    test_fraction: float = _option(0.2, "share of recordings kept for the final test")
+    validation_fraction: float = _option(
+        0.2, "share of recordings to choose the best epoch by; 0: train all epochs"
+    )
+    test_fraction: float = _option(0.2, "share of recordings kept for the final test; 0: none")
     split_file: str | None = _option(None, "splits.json of an earlier run, to use its split again")
 
     def __post_init__(self) -> None:
@@ -139,6 +141,12 @@ class TrainConfig:
     augment_low_pass_hz: float | None = _option(
         None, "lowest random low-pass edge in Hz; 195 imitates the stethoscope of set B"
     )
+    augment_spectrogram: bool = _option(
+        False,
+        "AST backbones: cut windows from cached log-mel frames and vary device (with "
+        "augment_probability), noise, level and tempo there, instead of all other augmentations; "
+        "several times faster",
+    )
     spec_augment_time: float = _option(0.0, "share of frames masked (SpecAugment)")
     spec_augment_frequency: float = _option(0.0, "share of mel bands masked (SpecAugment)")
     mixup_alpha: float = _option(0.0, "Beta parameter of mixup; 0 turns it off")
@@ -161,7 +169,8 @@ class CrossValidationConfig:
 
     method: str = _option(
         "fine_tune",
-        "fine_tune, or a baseline: majority, device_only, logistic_regression, extra_trees",
+        "fine_tune; embedding_probe (logistic regression on the frozen backbone); log_mel_probe; "
+        "or a baseline: majority, device_only, logistic_regression, extra_trees",
     )
     num_folds: int = _option(5, "grouped folds")
     num_repeats: int = _option(3, "repeats with other folds: seeds 0, 1, 2, ...")

@@ -12,16 +12,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Features, Value
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 from hb_ssl.data.pascal import AUDIO_SUFFIXES, SYNTHETIC_MARKER, RecordingList
 from hb_ssl.data.recording import Recording
 from hb_ssl.errors import UserError
 from hb_ssl.files import write_json_atomic, write_text_atomic
+from hb_ssl.hub_requests import ask_hub, push_folder
 
 logger = logging.getLogger(__name__)
+
+PASCAL_CITATION = """\
+```bibtex
+@misc{pascal-chsc-2011,
+  author = {Bentley, P. and Nordehn, G. and Coimbra, M. and Mannor, S.},
+  title = {The {PASCAL} {C}lassifying {H}eart {S}ounds {C}hallenge 2011 {(CHSC2011)} {R}esults},
+  year = {2011},
+  howpublished = {http://www.peterjbentley.com/heartchallenge/index.html}
+}
+```"""
 
 _TYPES = {
     "noisy": "bool",
@@ -166,21 +176,14 @@ def download_hub_dataset(repo_id: str, cache_dir: str | Path, token: str | None 
     Raises:
         UserError: the repository can't be reached or is not an export of hb-ssl.
     """
-    try:
-        snapshot = Path(
-            snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                allow_patterns=["*.parquet", SYNTHETIC_MARKER],
-                token=token,
-            )
+
+    def download() -> Path:
+        patterns = ["*.parquet", SYNTHETIC_MARKER]
+        return Path(
+            snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns, token=token)
         )
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"hub dataset '{repo_id}': download failed ({type(error).__name__}: {first}); check "
-            "the name, the network and `hf auth login`"
-        ) from error
+
+    snapshot = ask_hub(download, repo_id)
     # The snapshot's folder is named after the commit, so a new commit is unpacked anew.
     return import_dataset(
         snapshot, Path(cache_dir) / "hub" / repo_id.replace("/", "--") / snapshot.name
@@ -192,7 +195,6 @@ def push_dataset(
     repo_id: str,
     private: bool = True,
     i_may_share: bool = False,
-    token: str | None = None,
 ) -> str:
     """Uploads the recordings as a dataset repository.
 
@@ -201,7 +203,6 @@ def push_dataset(
         repo_id: ``ORG/NAME``.
         private: make a new repository private.
         i_may_share: the caller's statement that these recordings may be shared.
-        token: Hub token; ``None`` for the one of ``hf auth login``.
 
     Returns:
         The address of the repository.
@@ -214,24 +215,16 @@ def push_dataset(
             f"hub dataset '{repo_id}': these are people's heart sounds, nothing was uploaded; "
             "check that you may share them and pass --i-may-share"
         )
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = export_dataset(recording_list, Path(temporary) / "dataset")
-        try:
-            address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=folder,
-                commit_message=f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
-            )
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
-            first = (str(error).splitlines() or [""])[0][:200]
-            raise UserError(
-                f"hub dataset '{repo_id}': upload failed ({type(error).__name__}: {first}); check "
-                "the name, the network and `hf auth login`"
-            ) from error
-    return str(address)
+        pushed = push_folder(
+            export_dataset(recording_list, Path(temporary) / "dataset"),
+            repo_id,
+            f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
+            is_stale=lambda name: name.endswith(".parquet") or name == SYNTHETIC_MARKER,
+            repo_type="dataset",
+            private=private,
+        )
+    return pushed.url
 
 
 def _dataset_card(recording_list: RecordingList, splits: list[str]) -> str:
@@ -281,14 +274,7 @@ Not for diagnosis. Split by subject and session, and never by file: one person h
 
 
 _SYNTHETIC_ORIGIN = "**They are simulated by hb-ssl; no person was recorded.**"
-_REAL_ORIGIN = """From the PASCAL Classifying Heart Sounds Challenge 2011, as
+_REAL_ORIGIN = f"""From the PASCAL Classifying Heart Sounds Challenge 2011, as
 on Kaggle (`kinguistics/heartbeat-sounds`, public domain there). Cite:
 
-```bibtex
-@misc{pascal-chsc-2011,
-  author = {Bentley, P. and Nordehn, G. and Coimbra, M. and Mannor, S.},
-  title = {The {PASCAL} {C}lassifying {H}eart {S}ounds {C}hallenge 2011 {(CHSC2011)} {R}esults},
-  year = {2011},
-  howpublished = {http://www.peterjbentley.com/heartchallenge/index.html}
-}
-```"""
+{PASCAL_CITATION}"""

@@ -125,7 +125,7 @@ def _load(auto_class: Any, name: str, file_name: str) -> Any:
     if not folder.is_dir() and (folder.is_absolute() or name.startswith((".", "~"))):
         raise UserError(f"{name}: no such folder; check --backbone")
     try:
-        return auto_class.from_pretrained(name)
+        return auto_class.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
@@ -218,8 +219,25 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
     config = load_backbone_config(str(folder))
     if not hasattr(config, "heart_sound_head"):
         raise UserError(f"{folder}: config.json has no heart_sound_head; expected an hb-ssl model")
-    with quiet_transformers():
-        model = WINDOW_CLASSIFIERS[config.model_type].from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True
+    model_class: Any = WINDOW_CLASSIFIERS[config.model_type]
+    try:
+        with quiet_transformers():
+            model, loading = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{folder}: its weights can't be loaded ({reason}); expected a complete "
+            "model.safetensors, save or download it again"
+        ) from error
+    if loading["missing_keys"]:
+        raise UserError(
+            f"{folder}: {len(loading['missing_keys'])} weights are missing from model.safetensors "
+            f"(first: {min(loading['missing_keys'])}); save or download it again"
         )
     return model.eval(), load_feature_extractor(str(folder)), preprocessing

@@ -8,6 +8,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hb_ssl import audio
 from hb_ssl.audio import (
     band_limit,
     find_audio_files,
@@ -119,3 +120,51 @@ def test_find_audio_files(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     with pytest.raises(UserError, match="holds no audio file"):
         find_audio_files([str(tmp_path / "e")])
+
+
+@pytest.mark.parametrize("target", [None, 2000, 4000, 7919, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("block", [50, 4000, 30_001])
+def test_long_files_are_decoded_in_blocks_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: int | None, block: int
+) -> None:
+    stereo = 0.1 * np.random.default_rng(0).standard_normal((30_001, 2))
+    sf.write(tmp_path / "x.wav", stereo, 44_100, subtype="FLOAT")
+    whole, rate = audio.load_audio(tmp_path / "x.wav", target)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 2 * block)
+    parts, parts_rate = audio.load_audio(tmp_path / "x.wav", target)
+    assert rate == parts_rate == (target or 44_100)
+    assert len(parts) == len(whole)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_a_bad_sample_in_a_late_block_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 100)
+    samples = np.zeros(1000, dtype=np.float32)
+    samples[-1] = np.nan
+    sf.write(tmp_path / "x.wav", samples, 4000, subtype="FLOAT")
+    with pytest.raises(UserError, match="NaN"):
+        audio.load_audio(tmp_path / "x.wav", 2000)
+
+
+def test_only_the_first_seconds_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
+    samples = np.linspace(-0.5, 0.5, 9000).astype(np.float32)
+    sf.write(tmp_path / "x.wav", samples, 4000, subtype="FLOAT")
+    for seconds, count in ((0.1, 400), (1.0, 4000), (2.0, 8000), (60.0, 9000)):
+        head, rate = audio.load_audio(tmp_path / "x.wav", max_seconds=seconds)
+        np.testing.assert_array_equal(head, samples[:count])
+        assert rate == 4000
+
+
+@pytest.mark.parametrize("rate", [383_999, 44_099, 4001, 101])
+def test_odd_rates_cost_no_more_than_usual_ones(rate: int) -> None:
+    time = np.arange(rate * 3) / rate
+    waveform = np.sin(2 * np.pi * 30 * time).astype(np.float32)
+    resampled = resample(waveform, rate, 2000)
+    assert len(resampled) == pytest.approx(6000, rel=1e-3)
+    step, made = audio._ratio(rate, 2000)
+    assert step * made < 10**7  # taps of the filter bank
+    expected = np.sin(2 * np.pi * 30 * np.arange(len(resampled)) / (rate * made / step))
+    np.testing.assert_allclose(resampled[200:-200], expected[200:-200], atol=0.02)
