@@ -24,6 +24,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(full_evaluation, "TESTING_EACH", 2)
     patch.setattr(full_evaluation, "NUM_DAMAGED", 4)
     patch.setattr(compare, "NUM_RESAMPLES", 50)
+    for kind, (unit, levels, what) in DAMAGES.items():
+        patch.setitem(DAMAGES, kind, (unit, levels[::3], what))
     yield write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 60, seed=1)
     patch.undo()
 
