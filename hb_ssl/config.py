@@ -71,8 +71,7 @@ class ModelConfig:
 
     backbone: str = _option(
         "bundled",
-        "bundled (the small architecture in the package; it has no pretrained weights yet, so it "
-        "needs random_weights), a Hub id, or a folder with config.json",
+        "bundled (the heart-sound backbone in the package), a Hub id, or a folder with config.json",
     )
     random_weights: bool = _option(
         False, "start from random weights (a control experiment; named in every output)"

@@ -306,7 +306,10 @@ def model_card(folder: Path) -> str | None:
 def model_facts(classifier: HeartSoundClassifier) -> str:
     """What ``preprocessing.json`` tells of the model, as Markdown."""
     about = classifier.preprocessing
-    trained = "SYNTHETIC recordings" if about.get("synthetic") else str(about.get("trained_on"))
+    # A folder's name may be shown to visitors, where it lies on its owner's disk may not.
+    trained = Path(str(about.get("trained_on", "unknown"))).name
+    if about.get("synthetic"):
+        trained = "SYNTHETIC recordings"
     lines = [
         f"- Classes: {', '.join(classifier.labels)}",
         f"- Trained on: {trained}",

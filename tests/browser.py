@@ -71,9 +71,10 @@ class Page:
 
     def screenshot(self, path: Path) -> None:
         """The whole page, however long."""
-        height = self.driver.execute_script("return document.documentElement.scrollHeight")
-        _set_size(self.driver, self.width, min(int(height), MAX_HEIGHT))
-        time.sleep(0.5)  # the page lays itself out anew
+        for _ in range(2):  # a taller window may lay the page out anew
+            height = self.driver.execute_script("return document.documentElement.scrollHeight")
+            _set_size(self.driver, self.width, min(int(height), MAX_HEIGHT))
+            time.sleep(0.5)
         self.driver.save_screenshot(str(path))
         _set_size(self.driver, self.width, 900)
 

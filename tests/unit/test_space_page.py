@@ -3,6 +3,7 @@
 import base64
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hb_ssl.space_page import (
     answer_row,
     batch_html,
     model_card,
+    model_facts,
     occlusion_caption,
     pictures_html,
     verdict_html,
@@ -119,3 +121,16 @@ def test_card_comes_without_metadata_and_below_the_page_title(tmp_path: Path) ->
     assert card is not None
     assert card.startswith("### Title\n\n#### Scores")
     assert "license" not in card
+
+
+def test_facts_keep_the_owners_folders_private() -> None:
+    about: dict[str, Any] = {
+        "window_seconds": 5.0,
+        "hop_seconds": 2.5,
+        "trained_on": "/home/ana/pascal",
+    }
+    features = SimpleNamespace(sampling_rate=2000)
+    classifier: Any = SimpleNamespace(preprocessing=about, labels=LABELS, make_features=features)
+    assert "Trained on: pascal\n" in model_facts(classifier)
+    about["synthetic"] = True
+    assert "SYNTHETIC" in model_facts(classifier)
