@@ -41,7 +41,7 @@ def _calibration(section: Mapping[str, Any]) -> list[Block]:
     return [
         Heading("Calibration", 3),
         Text(
-            f"Calibration ({model['method']} scaling) lowers the expected calibration error from "
+            f"Calibration ({model['method']} scaling) takes the expected calibration error from "
             f"{_with_range(before['ece'])} to {_with_range(after['ece'])}. Each recording is "
             "calibrated with other people's recordings only. Recordings count as they occur, so "
             "the probabilities hold where the classes are as common as here."

@@ -122,18 +122,28 @@ def folds_of_rows(rows: Sequence[Row], num_folds: int = NUM_FOLDS) -> np.ndarray
         Item(name, row["label"], str(row.get("set", "")), str(row["group"]))
         for name, row in first.items()
     ]
+    fold_of = dict(zip(first, fold_numbers(items, num_folds), strict=True))
+    return np.array([fold_of[row["recording_id"]] for row in rows])
+
+
+def fold_numbers(items: Sequence[Item], num_folds: int = NUM_FOLDS) -> np.ndarray:
+    """The grouped fold of every item, ``[N]``; fewer folds where a class has fewer groups.
+
+    Raises:
+        UserError: some class has fewer than two groups.
+    """
     groups_of: dict[str, set[str]] = {}
     for item in items:
         groups_of.setdefault(item.label, set()).add(item.group)
-    fewest = min(len(groups) for groups in groups_of.values())
+    fewest = min((len(groups) for groups in groups_of.values()), default=0)
     if fewest < 2:
         raise UserError(
             "cross-fitting needs two groups (subjects or sessions) of every class; expected the "
             "predictions of a cross-validation, not of a few recordings"
         )
-    folds = grouped_folds(items, min(num_folds, fewest), seed=0)
+    folds = grouped_folds(list(items), min(num_folds, fewest), seed=0)
     fold_of = {name: number for number, names in enumerate(folds) for name in names}
-    return np.array([fold_of[row["recording_id"]] for row in rows])
+    return np.array([fold_of[item.recording_id] for item in items])
 
 
 def crossfit_calibration(

@@ -13,15 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hb_ssl.data.splits import Item, grouped_folds
+from hb_ssl.data.splits import Item
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.calibration import label_ids_of
+from hb_ssl.evaluation.calibration import fold_numbers, label_ids_of
 from hb_ssl.evaluation.intervals import bootstrap_statistic
 from hb_ssl.evaluation.metrics import Row
 from hb_ssl.evaluation.selective import uar_of
 
 COMMON_BAND_HZ = (25.0, 195.0)  # what both devices keep: set B is low-passed near 195 Hz
-NUM_FOLDS = 5
 STRENGTH = 0.01  # inverse L2 penalty, as of the logistic baseline
 
 
@@ -164,15 +163,9 @@ def _shared(features: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, li
 
 
 def _folds(items: Sequence[Item]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test positions of grouped folds, as many as the rarest class has groups."""
-    groups: dict[str, set[str]] = {}
-    for item in items:
-        groups.setdefault(item.label, set()).add(item.group)
-    num = min(NUM_FOLDS, *(len(names) for names in groups.values()))
-    folds = grouped_folds(list(items), num, seed=0)
-    fold_of = {name: number for number, names in enumerate(folds) for name in names}
-    fold = np.array([fold_of[item.recording_id] for item in items])
-    return [(np.flatnonzero(fold != n), np.flatnonzero(fold == n)) for n in range(num)]
+    """Train and test positions of grouped folds."""
+    fold = fold_numbers(items)
+    return [(np.flatnonzero(fold != n), np.flatnonzero(fold == n)) for n in np.unique(fold)]
 
 
 def _uar_interval(

@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from hb_ssl.data.non_heart_sounds import KINDS, simulate_non_heart
-from hb_ssl.data.splits import Item, grouped_folds
+from hb_ssl.data.splits import Item
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.baselines import FEATURE_RATE, recording_features
+from hb_ssl.evaluation.calibration import fold_numbers
 from hb_ssl.evaluation.compare import auroc
 from hb_ssl.evaluation.intervals import bootstrap_statistic
 
@@ -26,7 +27,6 @@ STRENGTH = 0.001  # inverse L2 penalty: there are as many features as recordings
 CLIP = 5.0  # standard deviations
 SILENT_PEAK = 1e-5  # of full scale, below one step of 16 bits
 FITTING_EACH, TESTING_EACH = 70, 50  # synthetic sounds of each kind
-NUM_FOLDS = 5
 DIGITS = 6  # significant, in the saved gate
 
 
@@ -174,12 +174,11 @@ def evaluate_gate(
     heart = np.array([item.label != "artifact" for item in items])
     sets = np.array([item.set for item in items])
     groups = np.array([item.group for item in items])
-    folds = grouped_folds(list(items), NUM_FOLDS, seed=0)
-    fold_of = {name: number for number, names in enumerate(folds) for name in names}
-    fold = np.array([fold_of[item.recording_id] for item in items])
+    fold = fold_numbers(items)
+    num_folds = int(fold.max()) + 1
     scores = np.zeros(len(items))
-    of_testing = np.zeros((NUM_FOLDS, len(testing)))
-    for number in range(NUM_FOLDS):
+    of_testing = np.zeros((num_folds, len(testing)))
+    for number in range(num_folds):
         train = heart & (fold != number)
         gate = fit_gate(features[train], sets[train], fitting)
         scores[fold == number] = score_features(features[fold == number], gate)
@@ -188,11 +187,14 @@ def evaluate_gate(
     kinds = np.asarray(testing_kinds)
     accepted = of_testing <= threshold
     chosen = [
-        _threshold(scores[heart & (fold != n)], sets[heart & (fold != n)]) for n in range(NUM_FOLDS)
+        _threshold(scores[heart & (fold != n)], sets[heart & (fold != n)]) for n in range(num_folds)
     ]
     let_in = scores[heart] <= np.array(chosen)[fold[heart]]
     results: dict[str, Any] = {
-        "num_heart": int(heart.sum()),
+        "num_heart": {
+            "all": int(heart.sum()),
+            **{f"set_{s}": int((sets[heart] == s).sum()) for s in np.unique(sets[heart])},
+        },
         "num_testing": len(testing),
         "auroc": _auroc_interval(scores[heart], groups[heart], of_testing.mean(axis=0)),
         "false_accept": float(accepted.mean()),
