@@ -73,9 +73,12 @@ def _card(result: dict[str, Any]) -> str:
             "CirCor's murmur labels of training patients, at the sites where the murmur was heard; "
             f"weight {config['murmur_weight']:g}"
         )
-    kind = "Self-supervised" if not supervised else "Self-supervised and weakly supervised"
+    kind = "Self-supervised" if not supervised else "Self-supervised and partly supervised"
     environment = result["environment"]
-    losses = [f"{name} {final[name]:g}" for name in sorted(final) if name.startswith("validation_")]
+    # The simulated windows are those of training, so their losses are no validation.
+    heard = ("agreement", "distillation", "masked_contrast", "murmur")
+    known = {n: final[f"validation_{n}"] for n in heard if f"validation_{n}" in final}
+    losses = [f"{name} {value:g}" for name, value in known.items()] or ["none, no subject known"]
     shape = f"{config['num_layers']} layers of width {config['hidden_size']}"
     parts = "".join(f"\n- Supervised part: {text}." for text in supervised)
     listed = "".join(f"  - {CORPORA.get(name, name)}\n" for name in corpora)
