@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hb_ssl import __version__
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, refused_by_system
 
 OVERVIEW = """\
 Classify heart sounds with self-supervised audio models.
@@ -94,17 +94,38 @@ def run_command(command: Callable[[], int | None]) -> int:
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "fsspec", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()  # a full disk shows here, not after the last line of Python
+        return code
     except UserError as error:
         if main_process:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()  # `hb-ssl ... | head` is no error
+        _forget_output()  # `hb-ssl ... | head` is no error
         return 0
     except KeyboardInterrupt:
         print("interrupted; --resume continues a training run", file=sys.stderr)
         return 130
+    except Exception as error:
+        reason = refused_by_system(error)
+        if reason is None:
+            raise  # a bug: its traceback belongs into a report
+        print(
+            f"error: {reason}; expected readable input and a writable place with free space, "
+            "check the permissions and the disk",
+            file=sys.stderr,
+        )
+        _forget_output()
+        return 2
+
+
+def _forget_output() -> None:
+    """Drops what standard output still holds, which Python would try to write at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int | None:

@@ -59,6 +59,10 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be read ({error.strerror}); expected a JSON file"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
 

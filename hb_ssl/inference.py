@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hb_ssl.audio import band_limit, load_audio, resample, split_windows, window_starts
 from hb_ssl.data.dataset import FeatureMaker
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.evaluation.metrics import pool_windows
 from hb_ssl.models.backbones import ASSETS
 from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier
@@ -159,8 +159,7 @@ def _download(repo: str, revision: str | None) -> Path:
             )
         )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{repo}: is neither a model folder nor a Hub repo reachable from here ({reason}); "
-            "check the name and the connection"
+            f"{repo}: is neither a model folder nor a Hub repo reachable from here "
+            f"({first_line(error)}); check the name and the connection"
         ) from error

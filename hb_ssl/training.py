@@ -30,7 +30,7 @@ from hb_ssl.data.dataset import (
 )
 from hb_ssl.data.splits import write_split
 from hb_ssl.data.task import HeartSoundTask, choose_split, prepare_task_from
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
@@ -244,8 +244,7 @@ def check_window(model: nn.Module, make_features: FeatureMaker) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"window of {make_features.window} samples at {make_features.sampling_rate} Hz: the "
-            f"backbone can't process it ({str(error).splitlines()[0]}); choose another "
-            "--window_seconds"
+            f"backbone can't process it ({first_line(error)}); choose another --window_seconds"
         ) from error
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from hb_ssl.data.pascal import AUDIO_SUFFIXES, SYNTHETIC_MARKER, RecordingList
 from hb_ssl.data.recording import Recording
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import write_json_atomic, write_text_atomic
 
 logger = logging.getLogger(__name__)
@@ -176,11 +176,7 @@ def download_hub_dataset(repo_id: str, cache_dir: str | Path, token: str | None 
             )
         )
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"hub dataset '{repo_id}': download failed ({type(error).__name__}: {first}); check "
-            "the name, the network and `hf auth login`"
-        ) from error
+        raise _hub_error(repo_id, "download", error) from error
     # The snapshot's folder is named after the commit, so a new commit is unpacked anew.
     return import_dataset(
         snapshot, Path(cache_dir) / "hub" / repo_id.replace("/", "--") / snapshot.name
@@ -226,12 +222,15 @@ def push_dataset(
                 commit_message=f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
             )
         except (OSError, HfHubHTTPError, HFValidationError) as error:
-            first = (str(error).splitlines() or [""])[0][:200]
-            raise UserError(
-                f"hub dataset '{repo_id}': upload failed ({type(error).__name__}: {first}); check "
-                "the name, the network and `hf auth login`"
-            ) from error
+            raise _hub_error(repo_id, "upload", error) from error
     return str(address)
+
+
+def _hub_error(repo_id: str, what: str, error: Exception) -> UserError:
+    return UserError(
+        f"hub dataset '{repo_id}': {what} failed ({type(error).__name__}: {first_line(error)}); "
+        "check the name, the network and `hf auth login`"
+    )
 
 
 def _dataset_card(recording_list: RecordingList, splits: list[str]) -> str:

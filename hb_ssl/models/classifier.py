@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
+from hb_ssl.files import read_json
 from hb_ssl.models.backbones import (
     BUNDLED_BACKBONE,
     family_of,
@@ -27,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "adapter"
 PREPROCESSING_FILE = "preprocessing.json"
+PREPROCESSING_KEYS = (
+    "labels", "label_mode", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz",
+    "synthetic",
+)  # fmt: skip
 HEAD_MODULES = ("pooling", "projector", "classifier")
 
 
@@ -90,18 +96,12 @@ def build_classifier(
                 ignore_mismatched_sizes=True,  # a checkpoint's own head has other classes
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"backbone '{backbone}': its weights can't be loaded ({reason}); expected "
+            f"backbone '{backbone}': its weights can't be loaded ({first_line(error)}); expected "
             "model.safetensors beside config.json"
         ) from error
-    mismatched = {key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]}
-    absent = sorted(
-        key
-        for key in set(loading["missing_keys"]) | mismatched
-        if key.split(".")[0] not in HEAD_MODULES
-    )
+    absent = [key for key in _absent_weights(loading) if key.split(".")[0] not in HEAD_MODULES]
     if absent:
         raise UserError(
             f"backbone '{backbone}': {len(absent)} of its weights are missing from the file or of "
@@ -109,6 +109,12 @@ def build_classifier(
             "would go on from random weights"
         )
     return model
+
+
+def _absent_weights(loading: dict[str, Any]) -> list[str]:
+    """Weights that a checkpoint lacks or holds in another shape: they were drawn at random."""
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]}
+    return sorted(set(loading["missing_keys"]) | mismatched)
 
 
 def adapt(
@@ -146,7 +152,7 @@ def adapt(
             return get_peft_model(model, lora)
         except ValueError as error:
             raise UserError(
-                f"lora_targets {lora_targets}: {str(error).splitlines()[0]} expected names of "
+                f"lora_targets {lora_targets}: {first_line(error)} expected names of "
                 f"linear layers, by default {' '.join(family.lora_targets)}"
             ) from error
     if adaptation == "probe":
@@ -207,19 +213,51 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
         The merged model in evaluation mode, its feature extractor, and the preprocessing.
 
     Raises:
-        UserError: a file is missing or the folder is not an hb_ssl classifier.
+        UserError: a file is missing, malformed or of another model, or the folder is not an hb_ssl
+            classifier.
     """
     folder = Path(folder)
     if not (folder / PREPROCESSING_FILE).is_file():
         raise UserError(
             f"{folder}: has no {PREPROCESSING_FILE}; expected the model/ folder of an hb-ssl run"
         )
-    preprocessing = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
-    config = load_backbone_config(str(folder))
+    preprocessing = read_json(folder / PREPROCESSING_FILE)
+    known = preprocessing if isinstance(preprocessing, dict) else {}
+    missing = [name for name in PREPROCESSING_KEYS if name not in known]
+    if missing:
+        raise UserError(
+            f"{folder / PREPROCESSING_FILE}: has no {', '.join(missing)}; expected the file as "
+            "hb-ssl saves it beside a model"
+        )
+    config: Any = load_backbone_config(str(folder))
     if not hasattr(config, "heart_sound_head"):
         raise UserError(f"{folder}: config.json has no heart_sound_head; expected an hb-ssl model")
+    labels = [config.id2label[number] for number in sorted(config.id2label)]
+    if labels != preprocessing["labels"]:
+        raise UserError(
+            f"{folder}: config.json has the labels {', '.join(map(str, labels))} but "
+            f"{PREPROCESSING_FILE} has {preprocessing['labels']}; expected the files of one model"
+        )
+    model_class: Any = WINDOW_CLASSIFIERS[config.model_type]
     with quiet_transformers():
-        model = WINDOW_CLASSIFIERS[config.model_type].from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True
+        try:
+            model, loading = model_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, in one line
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"{folder}: model.safetensors can't be loaded ({first_line(error)}); copy or "
+                "download the model folder again"
+            ) from error
+    absent = _absent_weights(loading)
+    if absent:
+        raise UserError(
+            f"{folder}: {len(absent)} weights are missing from model.safetensors or of another "
+            f"shape than config.json says (first: {absent[0]}); expected the files of one model"
         )
     return model.eval(), load_feature_extractor(str(folder)), preprocessing
