@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Runs a command with one-line errors: exit code 2 for bad input, 130 for Ctrl-C."""
-    main_process = os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "0")
+    main_process = rank == "0"
+    where = "" if main_process else f" in process {rank}"
     logging.basicConfig(
         level=logging.INFO if main_process else logging.ERROR, format="%(message)s", force=True
     )
@@ -98,8 +100,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         sys.stdout.flush()  # a full disk shows here, not after the last line of Python
         return code
     except UserError as error:
-        if main_process:
-            print(f"error: {error}", file=sys.stderr)
+        # one process of several can fail alone, and nobody else would say so
+        print(f"error{where}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         _forget_output()  # `hb-ssl ... | head` is no error
@@ -112,8 +114,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         if reason is None:
             raise  # a bug: its traceback belongs into a report
         print(
-            f"error: {reason}; expected readable input and a writable place with free space, "
-            "check the permissions and the disk",
+            f"error{where}: {reason}; expected readable input and a writable place with free "
+            "space, check the permissions and the disk",
             file=sys.stderr,
         )
         _forget_output()
@@ -204,12 +206,11 @@ def cross_validate(argv: list[str]) -> None:
 
 
 def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
-    from accelerate import PartialState
-
     from hb_ssl.files import read_json
+    from hb_ssl.processes import processes
     from hb_ssl.scoring import summary_table
 
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         report_file = write_report(folder)
         print(summary_table(read_json(folder / "metrics.json")))
         print(f"report: {report_file}")
@@ -222,13 +223,12 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--source", help="score all labelled recordings of this source instead")
     parser.add_argument("--batch_size", type=int, default=32, help="windows per device (32)")
     arguments = parser.parse_args(argv)
-    from accelerate import PartialState
-
     from hb_ssl.files import read_json
+    from hb_ssl.processes import processes
     from hb_ssl.scoring import evaluate_run, summary_table
 
     folder = evaluate_run(arguments.run, arguments.source, arguments.batch_size)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         print(summary_table(read_json(folder / "metrics.json")))
         print(f"written to {folder}")
 

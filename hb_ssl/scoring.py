@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from hb_ssl.config import read_yaml
 from hb_ssl.data.dataset import EvaluationWindows, FeatureMaker, Waveforms, waveform_dataset
@@ -16,6 +15,7 @@ from hb_ssl.evaluation.intervals import grouped_bootstrap
 from hb_ssl.evaluation.metrics import pool_windows, rows_by_part, score_by_part, score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.classifier import load_classifier
+from hb_ssl.processes import processes
 from hb_ssl.trainer import predict_logits
 
 TABLE_METRICS = ("recording_uar", "recording_macro_f1", "recording_accuracy")
@@ -164,7 +164,7 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
         name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1]
         folder = run_folder / f"evaluation-{name}"
     make_features = FeatureMaker(extractor, preprocessing["window_seconds"])
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         dataset = waveform_dataset(
             [task.recordings[recording_id] for recording_id in ids],
             make_features.sampling_rate,
@@ -180,12 +180,12 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
         preprocessing["hop_seconds"],
     )
     logits = predict_logits(model, windows, batch_size)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         recording_rows, window_rows = prediction_rows(task, windows, logits)
         write_csv_atomic(folder / "predictions.csv", recording_rows)
         write_csv_atomic(folder / "window_predictions.csv", window_rows)
         write_json_atomic(folder / "metrics.json", score(task, recording_rows, window_rows))
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return folder
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -26,6 +25,7 @@ from transformers.integrations import TensorBoardCallback
 from hb_ssl.config import TrainConfig
 from hb_ssl.data.dataset import EpochSampler, EvaluationWindows
 from hb_ssl.models.backbones import quiet_transformers
+from hb_ssl.processes import on_cpu, processes
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +151,7 @@ def trainer_arguments(training: TrainConfig, folder: Path, full: bool) -> Traini
         ddp_find_unused_parameters=full,  # wav2vec2's mask embedding may go unused
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
+        use_cpu=on_cpu(),
     )
 
 
@@ -158,7 +159,7 @@ def trainer_callbacks(training: TrainConfig, folder: Path) -> list[TrainerCallba
     callbacks: list[TrainerCallback] = [_EpochLogger()]
     if training.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
-    if training.tracker == "tensorboard" and PartialState().is_main_process:
+    if training.tracker == "tensorboard" and processes().is_main_process:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "logs"))))
     return callbacks
 
@@ -194,6 +195,7 @@ def predict_logits(model: nn.Module, windows: EvaluationWindows, batch_size: int
             report_to=[],
             dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=not sys.stderr.isatty(),
+            use_cpu=on_cpu(),
         )
         trainer = WindowTrainer(model=model, args=arguments)
         trainer.remove_callback(PrinterCallback)

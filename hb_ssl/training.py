@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from transformers import EvalPrediction, PrinterCallback
 
@@ -35,6 +34,7 @@ from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
 from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, save_classifier
+from hb_ssl.processes import on_cpu, processes
 from hb_ssl.runs import describe_environment, last_complete_checkpoint, open_run
 from hb_ssl.scoring import prediction_rows, score
 from hb_ssl.trainer import (
@@ -74,7 +74,7 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
         UserError: bad input, or the folder holds another run.
     """
     folder = Path(training.output_dir)
-    state = PartialState()
+    state = processes()
     with open_run(folder, training.resume, training.overwrite, data, model, training) as finished:
         if finished:
             return folder
@@ -134,12 +134,14 @@ def fine_tune(
         LeakError: a group, a duplicate or a recording stands on two sides of the split.
         UserError: the backbone or window length is unusable.
     """
+    if training.mixed_precision == "fp16" and on_cpu():
+        raise UserError("mixed_precision fp16 needs a GPU; on this machine use bf16 or no")
     task.check_split(split)
     location = locate_backbone(model_config.backbone)
     extractor = load_feature_extractor(location)
     make_features = FeatureMaker(extractor, data.window_seconds)
     used = [task.recordings[item.recording_id] for item in task.items]
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         dataset = waveform_dataset(
             used, make_features.sampling_rate, data.band_low_hz, data.band_high_hz
         )

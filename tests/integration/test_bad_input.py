@@ -16,6 +16,7 @@ from transformers import WavLMConfig
 
 from hb_ssl import cli
 from hb_ssl.data import sources
+from hb_ssl.processes import on_cpu
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = "--backbone BACKBONE --window_seconds 1 --hop_seconds 1 --max_steps 1 --output_dir out"
@@ -213,6 +214,7 @@ OPTIONS = [
     ("--seed -1", "seed"),
     ("--scheduler magic", "scheduler"),
     ("--mixed_precision int3", "invalid choice"),
+    *([("--mixed_precision fp16", "needs a GPU")] if on_cpu() else []),
     ("--label_mode magic", "invalid choice"),
     ("--window_seconds 0", "above 0"),
     ("--window_seconds 0.01 --hop_seconds 0.01", "choose another --window_seconds"),
