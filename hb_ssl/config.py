@@ -153,6 +153,12 @@ class TrainConfig:
     augment_low_pass_hz: float | None = _option(
         None, "lowest random low-pass edge in Hz; 195 imitates the stethoscope of set B"
     )
+    augment_spectrogram: bool = _option(
+        False,
+        "AST backbones: cut windows from cached log-mel frames and vary device (with "
+        "augment_probability), noise, level and tempo there, instead of all other augmentations; "
+        "several times faster",
+    )
     spec_augment_time: float = _option(0.0, "share of frames masked (SpecAugment)")
     spec_augment_frequency: float = _option(0.0, "share of mel bands masked (SpecAugment)")
     mixup_alpha: float = _option(0.0, "Beta parameter of mixup; 0 turns it off")

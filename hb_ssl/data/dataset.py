@@ -125,6 +125,13 @@ class FeatureMaker:
         return np.asarray(made[self.input_name], dtype=np.float32)
 
 
+def soft_label(label_id: int, num_classes: int, smoothing: float) -> torch.Tensor:
+    """One class as a distribution ``[C]``, a share of it spread over all (label smoothing)."""
+    label = torch.full((num_classes,), smoothing / num_classes)
+    label[label_id] += 1 - smoothing
+    return label
+
+
 class TrainingWindows(Dataset):
     """Random augmented windows; item ``(epoch, draw, recording)`` depends on nothing else.
 
@@ -167,22 +174,21 @@ class TrainingWindows(Dataset):
         epoch, draw, index = key
         rng = np.random.default_rng([self.seed, epoch, draw, index])
         window = self._window(index, rng)
-        label = self._one_hot(index)
+        label = self._label(index)
         if self.mixup_alpha:
             # mixup (Zhang et al. 2018), at equal loudness so that the shares mean something
             other = int(rng.integers(len(self.recording_ids)))
             share = float(rng.beta(self.mixup_alpha, self.mixup_alpha))
             window = share * _unit_rms(window) + (1 - share) * _unit_rms(self._window(other, rng))
-            label = share * label + (1 - share) * self._one_hot(other)
+            label = share * label + (1 - share) * self._label(other)
         features = self.make_features(window[None].astype(np.float32))[0]
         if self.make_features.time_axis is not None and any(self.spec_augment):
             features = mask_spectrogram(
                 features, self.make_features.time_axis, *self.spec_augment, rng=rng
             )
-        label = label * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
         return {
             self.make_features.input_name: torch.from_numpy(features),
-            "labels": torch.from_numpy(label.astype(np.float32)),
+            "labels": label,
         }
 
     def _window(self, index: int, rng: np.random.Generator) -> np.ndarray:
@@ -194,8 +200,8 @@ class TrainingWindows(Dataset):
             waveform = tile_to_length(waveform, window)[start : start + window]
         return augmented_window(waveform, window, rate, self.augmentation, rng)
 
-    def _one_hot(self, index: int) -> np.ndarray:
-        return np.eye(self.num_classes)[self.label_ids[index]]
+    def _label(self, index: int) -> torch.Tensor:
+        return soft_label(int(self.label_ids[index]), self.num_classes, self.label_smoothing)
 
 
 def _unit_rms(window: np.ndarray) -> np.ndarray:

@@ -15,13 +15,24 @@ from hb_ssl.config import (
     save_config,
 )
 from hb_ssl.errors import UserError
+from hb_ssl.pretraining.config import PretrainConfig
 
 TYPES = [DataConfig, ModelConfig, TrainConfig, CrossValidationConfig]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "pretrain" in p.stem], ids=lambda p: p.stem)
+def test_every_pretraining_recipe_parses(path: Path) -> None:
+    (config,) = parse_config([PretrainConfig], ["--config", str(path), "--corpora", "somewhere"])
+    assert config.output_dir.startswith("runs/")
+    assert f"scripts/pretrain.py --config configs/{path.name}" in path.read_text().splitlines()[0]
+
+
 @pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda p: p.stem
+    "path", [p for p in RECIPES if "pretrain" not in p.stem], ids=lambda p: p.stem
 )
 def test_every_recipe_parses_and_names_its_launch_command(path: Path) -> None:
     _, model, training, _ = parse_config(TYPES, ["--config", str(path)])
