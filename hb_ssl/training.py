@@ -156,7 +156,7 @@ def fine_tune(
         spec_augment_time=training.spec_augment_time,
         seed=training.seed,
     )
-    if training.mixed_precision == "bf16" and PartialState().device.type == "cpu":
+    if training.mixed_precision == "bf16" and on_cpu():
         classifier.set_attn_implementation("eager")  # twice as fast as sdpa on short CPU sequences
     model = adapt(
         classifier,

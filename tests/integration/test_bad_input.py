@@ -234,6 +234,7 @@ OPTIONS = [
     ("--augment_gain_db -1", "augment_gain_db"),
     ("--weight_decay -1", "weight_decay"),
     ("--max_steps 0", "max_steps"),
+    ("--augment_spectrogram", "expected an audio-spectrogram-transformer"),
     ("--backbone absent/folder/deep", "absent/folder/deep"),
     ("--backbone ./absent", "no such folder"),
     ("--backbone empty", "has no preprocessor_config.json"),

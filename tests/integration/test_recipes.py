@@ -115,6 +115,7 @@ def test_savers_of_memory_change_nothing_else(
         "--augment_time_stretch 0.3 --augment_probability 0.9",
         "--augment_probability 0",
         "--augment_shift false",
+        "--augment_spectrogram",
         "--pooling attentive",
         "--pooling class_token",
         "--layer_weighted_sum",
