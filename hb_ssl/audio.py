@@ -4,6 +4,8 @@ Every waveform here is a mono ``float32`` NumPy array of shape ``[T]`` with valu
 Training, the command line and the Space all go through these functions.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hb_ssl.errors import UserError
 MIN_SAMPLING_RATE = 100  # Hz; below this no heart sound survives
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
 MAX_SAMPLING_RATE = 384_000  # Hz; the highest rate of common audio hardware
+BLOCK_SAMPLES = 2**22  # samples of all channels decoded at a time: 16 MB, 95 s of 44.1 kHz mono
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,17 @@ def find_audio_files(paths: list[str]) -> list[Path]:
     return found
 
 
-def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
+def load_audio(
+    path: str | Path, sampling_rate: int | None = None, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
     """Decodes an audio file to mono and resamples it.
+
+    Long files are decoded block by block, so that only the result is ever held whole.
 
     Args:
         path: any file that libsndfile reads (WAV, FLAC, Ogg, MP3, AIFF, ...).
         sampling_rate: target rate in Hz; ``None`` keeps the file's own.
+        max_seconds: stop reading here; ``None`` reads all.
 
     Returns:
         The waveform ``[T]`` (float32; channels are averaged) and its rate in Hz.
@@ -96,18 +104,70 @@ def load_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[np.n
         UserError: the file can't be decoded, is empty, or holds NaN or infinite samples.
     """
     info = read_audio_info(path)
-    try:
-        samples, rate = sf.read(str(path), dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, RuntimeError) as error:
-        raise _not_audio(Path(path), error) from error
-    if not len(samples):
+    rate = info.sampling_rate if sampling_rate is None else sampling_rate
+    blocks = _mono_blocks(Path(path), BLOCK_SAMPLES // info.num_channels)
+    if max_seconds is not None:
+        num_samples = max(round(max_seconds * info.sampling_rate), 1)
+        blocks = _first_samples(blocks, num_samples)
+    parts = list(_resample_blocks(blocks, info.sampling_rate, rate))
+    if not parts:
         raise UserError(f"{path}: holds no audio samples; re-export or re-record the file")
-    waveform = samples.mean(axis=1)
-    if not np.isfinite(waveform).all():
-        raise UserError(f"{path}: holds NaN or infinite samples; re-export the file")
-    if sampling_rate is None:
-        return waveform, info.sampling_rate
-    return resample(waveform, rate, sampling_rate), sampling_rate
+    return parts[0] if len(parts) == 1 else np.concatenate(parts), rate
+
+
+def _mono_blocks(path: Path, num_frames: int) -> Iterator[np.ndarray]:
+    try:
+        with sf.SoundFile(path) as file:
+            while len(samples := file.read(num_frames, dtype="float32", always_2d=True)):
+                block = samples.mean(axis=1)
+                if not np.isfinite(block).all():
+                    raise UserError(f"{path}: holds NaN or infinite samples; re-export the file")
+                yield block
+    except (sf.LibsndfileError, RuntimeError) as error:
+        raise _not_audio(path, error) from error
+
+
+def _first_samples(blocks: Iterable[np.ndarray], num_samples: int) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield block[:num_samples]
+        num_samples -= len(block)
+        if num_samples <= 0:
+            return
+
+
+def _resample_blocks(
+    blocks: Iterable[np.ndarray], orig_rate: int, target_rate: int
+) -> Iterator[np.ndarray]:
+    """Resamples consecutive blocks; together they equal ``resample`` of the whole.
+
+    torchaudio's kernel reaches ``width`` samples to both sides, and its outputs repeat every
+    ``step`` input samples: blocks are cut at multiples of ``step`` and keep that much context.
+    """
+    if orig_rate == target_rate:
+        yield from blocks
+        return
+    divisor = math.gcd(orig_rate, target_rate)
+    step, made = orig_rate // divisor, target_rate // divisor  # `made` outputs a `step` inputs
+    width = math.ceil(6 * step / (0.99 * min(step, made)))  # AF.resample's default kernel
+    context = step * (math.ceil(width / step) + 1)
+    held = np.empty(0, dtype=np.float32)
+    left = 0  # samples at the head of `held` that are context only
+    previous = None  # one block late, so that a file of one block is resampled at once
+    for block in blocks:
+        if previous is not None:
+            held = np.concatenate([held, previous])
+            ready = (len(held) - left - context) // step * step
+            if ready > 0:
+                end = (left + ready) // step * made
+                yield resample(held[: left + ready + context], orig_rate, target_rate)[
+                    left // step * made : end
+                ]
+                dropped = max(left + ready - context, 0)
+                held, left = held[dropped:], left + ready - dropped
+        previous = block
+    if previous is not None:
+        held = np.concatenate([held, previous])
+        yield resample(held, orig_rate, target_rate)[left // step * made :]
 
 
 def _checked_file(path: str | Path) -> Path:

@@ -24,8 +24,13 @@ A research and screening aid, not a diagnosis.
   hb-ssl train                   fine-tune a backbone, score it, save it
   hb-ssl cv                      repeated grouped cross-validation, also of baselines
   hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
+  hb-ssl compare RUN RUN         is one run better than the other?
   hb-ssl predict FILES           classify recordings
+  hb-ssl push RUN                put a finished run on the Hub as a model with its card
+  hb-ssl export RUN OUT          write a classifier as ONNX
   hb-ssl report RUN              write report.html and report.md of a run
+  hb-ssl predict-pascal DIR      answer the challenge's 247 unlabelled recordings
+  hb-ssl score-pascal            the challenge's own scores of such answers
 
 `hb-ssl VERB --help` shows examples and every option.
 """
@@ -48,17 +53,38 @@ examples:
 examples:
   hb-ssl evaluate runs/train                          the run's own test recordings
   hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there""",
+    "compare": """\
+examples:
+  hb-ssl compare runs/cv-lora runs/cv-trees
+  hb-ssl compare runs/cv-lora runs/cv-full --json difference.json
+
+Both runs must have tested the same recordings in the same groups.""",
     "predict": """\
 examples:
   hb-ssl predict heart.wav
   hb-ssl predict ~/recordings --model runs/train --csv answers.csv
   hb-ssl predict a.wav b.flac --json                  one JSON line a recording
+  hb-ssl predict ~/recordings --plot pictures         a picture of each, window by window
+  hb-ssl predict heart.wav --model ORG/NAME --revision v2
 
-One unreadable file does not stop the others: its row says why, and the exit code is 1.""",
+`decision` is the answer; "inconclusive" means: record again. One unreadable file does not stop the
+others: its row says why, and the exit code is 1.""",
     "report": """\
 examples:
   hb-ssl report runs/train
   hb-ssl report runs/cv-trees""",
+    "predict-pascal": """\
+examples:
+  hb-ssl predict-pascal ~/heartbeat-sounds --model-a runs/a --model-b runs/b --csv answers.csv
+
+The models are trained with --label_mode set_a and --label_mode set_b.""",
+    "score-pascal": """\
+examples:
+  hb-ssl score-pascal --reference evaluation.xlsx --predictions answers.csv
+  hb-ssl score-pascal --reference labels.csv --predictions answers.csv --set b \\
+      --train-manifest runs/b --json scores.json
+
+--reference is the challenge's workbook (sheets "Dataset A", "Dataset B") or a CSV file,label.""",
     "inspect": """\
 examples:
   hb-ssl data inspect ~/heartbeat-sounds
@@ -69,6 +95,17 @@ examples:
   hb-ssl data download --source challenge             the zips of the challenge's own page
   hb-ssl data download --source hub:ORG/NAME""",
     "push": """\
+examples:
+  hb-ssl push runs/train --repo ORG/NAME --dry-run     show the files and the card, upload nothing
+  hb-ssl push runs/train --repo ORG/NAME --private
+  hb-ssl push runs/train --repo ORG/NAME --revision v2 a branch, made if it does not exist
+  hb-ssl push runs/train --repo ORG/NAME --adapter-only""",
+    "export": """\
+examples:
+  hb-ssl export runs/train out
+  hb-ssl export ORG/NAME out --int8 --measure ~/heartbeat-sounds
+  hb-ssl predict heart.wav --model out --runtime onnx""",
+    "data push": """\
 examples:
   hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --private --i-may-share""",
 }
@@ -93,7 +130,15 @@ def run_command(command: Callable[[], int | None]) -> int:
         # keeps logs readable
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "fsspec", "matplotlib"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "urllib3",
+        "huggingface_hub",
+        "filelock",
+        "fsspec",
+        "matplotlib",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         code = command() or 0
@@ -144,6 +189,11 @@ def _dispatch(argv: list[str]) -> int | None:
         "evaluate": evaluate,
         "predict": predict,
         "report": report,
+        "push": push,
+        "export": export,
+        "compare": compare,
+        "predict-pascal": predict_pascal,
+        "score-pascal": score_pascal,
     }
     if argv[0] not in verbs:
         raise UserError(f"unknown command '{argv[0]}'; expected one of {', '.join(verbs)}")
@@ -159,7 +209,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
     return _Parser(
         prog=f"hb-ssl {prog}",
         description=description,
-        epilog=EXAMPLES[prog.split()[-1]],
+        epilog=EXAMPLES.get(prog) or EXAMPLES[prog.split()[-1]],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -239,18 +289,26 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("files", nargs="+", help="audio files, or folders of them")
     parser.add_argument("--model", help="run folder, model folder or Hub repo (default: bundled)")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub repo")
+    parser.add_argument(
+        "--runtime", choices=("torch", "onnx", "onnx-int8"), default="torch",
+        help="onnx and onnx-int8 run a folder made by `hb-ssl export` (torch)",
+    )  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object a line")
-    output.add_argument("--csv", metavar="FILE", help="write a CSV file")
+    output.add_argument("--csv", metavar="OUT", help="write a CSV file")
+    parser.add_argument("--plot", metavar="DIR", help="write a picture of every recording there")
     arguments = parser.parse_args(argv)
     from tqdm import tqdm
 
     from hb_ssl.audio import find_audio_files
+    from hb_ssl.batch import classify_files
     from hb_ssl.files import write_csv_atomic
     from hb_ssl.inference import HeartSoundClassifier
 
     files = find_audio_files(arguments.files)
-    classifier = HeartSoundClassifier.from_pretrained(arguments.model, arguments.revision)
+    classifier = HeartSoundClassifier.from_pretrained(
+        arguments.model, arguments.revision, arguments.runtime
+    )
     if classifier.preprocessing["synthetic"]:
         print(
             "warning: this classifier was trained on SYNTHETIC recordings; its answers mean "
@@ -258,28 +316,22 @@ def predict(argv: list[str]) -> int:
             file=sys.stderr,
         )
     rows = []
-    for file in tqdm(files, desc="Classifying", disable=None):
-        row: dict[str, Any] = {"file": str(file), "prediction": "", "error": ""}
-        probabilities: dict[str, Any] = dict.fromkeys(classifier.labels, "")
-        try:
-            answer = classifier.predict_one(file)
-        except UserError as error:
-            row["error"] = str(error)
-        else:
-            row["prediction"] = answer.label
-            probabilities = {name: round(p, 6) for name, p in answer.probabilities.items()}
-        rows.append({**row, **{f"prob_{name}": p for name, p in probabilities.items()}})
+    answers = classify_files(classifier, files, Path(arguments.plot) if arguments.plot else None)
+    for row in tqdm(answers, total=len(files), desc="Classifying", disable=None):
+        rows.append(row)
+        if arguments.json:
+            print(json.dumps(row), flush=True)
     if arguments.csv:
         write_csv_atomic(arguments.csv, rows)
         print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
-    elif arguments.json:
-        for row in rows:
-            print(json.dumps(row))
-    else:
+    elif not arguments.json:
         writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return 1 if any(row["error"] for row in rows) else 0
+    failed = sum(bool(row["error"]) for row in rows)
+    if failed:
+        print(f"{failed} of {len(rows)} recordings could not be classified", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def report(argv: list[str]) -> None:
@@ -290,6 +342,126 @@ def report(argv: list[str]) -> None:
     from hb_ssl.report import write_report
 
     print(f"report: {write_report(arguments.run)}")
+
+
+def push(argv: list[str]) -> None:
+    """``hb-ssl push`` and ``scripts/push_to_hub.py``."""
+    parser = _parser("push", "Put a finished run on the Hub as a model, in one commit.")
+    parser.add_argument("run", help="folder of a finished `hb-ssl train` run")
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="model repo")
+    parser.add_argument("--private", action="store_true", help="make a new repo private")
+    parser.add_argument("--revision", help="branch to commit to (main)")
+    parser.add_argument("--license", default="apache-2.0", help="the Hub's name of it (apache-2.0)")
+    parser.add_argument(
+        "--adapter-only", action="store_true", help="without the merged model; needs its base"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show it all, upload nothing")
+    arguments = parser.parse_args(argv)
+    import tempfile
+
+    from hb_ssl.hub import CARD_FILE, bundle_files, make_bundle, push_run
+
+    if not arguments.dry_run:
+        done = push_run(
+            arguments.run, arguments.repo, private=arguments.private, revision=arguments.revision,
+            adapter_only=arguments.adapter_only, license_id=arguments.license,
+        )  # fmt: skip
+        print(f"{done.url} (commit {done.commit[:8]})")
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_bundle(
+            arguments.run, Path(temporary) / "bundle", arguments.repo, arguments.adapter_only,
+            arguments.license,
+        )  # fmt: skip
+        for path in bundle_files(folder):
+            print(f"{(folder / path).stat().st_size:>12,}  {path}")
+        print(f"\nnothing was uploaded; {CARD_FILE}:\n")
+        print((folder / CARD_FILE).read_text(encoding="utf-8"))
+
+
+def export(argv: list[str]) -> None:
+    """``hb-ssl export``."""
+    parser = _parser("export", "Write a classifier as ONNX, and check that it answers the same.")
+    parser.add_argument("model", metavar="RUN_OR_REPO", help="run folder, model folder or Hub repo")
+    parser.add_argument("out", help="new folder")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub repo")
+    parser.add_argument("--int8", action="store_true", help="also with weights rounded to 8 bits")
+    parser.add_argument(
+        "--measure", metavar="SOURCE",
+        help="score every runtime on these labelled recordings (the run's test split of them)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    from hb_ssl.onnx_export import export_classifier, format_measurement, measure_export
+
+    folder = export_classifier(
+        arguments.model, arguments.out, revision=arguments.revision, int8=arguments.int8
+    )
+    print(f"written to {folder}")
+    if arguments.measure:
+        print(format_measurement(measure_export(arguments.model, folder, arguments.measure)))
+
+
+def compare(argv: list[str]) -> None:
+    """``hb-ssl compare``."""
+    parser = _parser("compare", "Compare two runs on the people they were both tested on.")
+    parser.add_argument("runs", nargs=2, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--json", metavar="OUT", help="also write the numbers as JSON")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.evaluation.compare import compare_runs, format_comparison
+    from hb_ssl.files import write_json_atomic
+
+    result = compare_runs(*arguments.runs)
+    print(format_comparison(result))
+    if arguments.json:
+        write_json_atomic(arguments.json, result)
+
+
+def predict_pascal(argv: list[str]) -> int:
+    """``hb-ssl predict-pascal``."""
+    parser = _parser("predict-pascal", "Classify the challenge's unlabelled recordings.")
+    parser.add_argument("source", help="a folder, or kaggle, challenge, hub:ORG/NAME")
+    parser.add_argument("--model-a", help="run folder, model folder or Hub repo for set A")
+    parser.add_argument("--model-b", help="the same for set B")
+    parser.add_argument("--csv", metavar="FILE", required=True, help="the CSV file to write")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.challenge import predict_unlabelled
+    from hb_ssl.files import write_csv_atomic
+
+    rows = predict_unlabelled(arguments.source, arguments.model_a, arguments.model_b)
+    write_csv_atomic(arguments.csv, rows)
+    print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def score_pascal(argv: list[str]) -> None:
+    """``hb-ssl score-pascal``."""
+    parser = _parser("score-pascal", "The official scores of the PASCAL challenge.")
+    parser.add_argument("--reference", required=True, help="workbook .xlsx or CSV file,label")
+    parser.add_argument("--predictions", required=True, help="CSV file,prediction")
+    parser.add_argument("--set", choices=("a", "b"), help="score this set alone")
+    parser.add_argument(
+        "--sheet-compatible", action="store_true", help="repeat the published sheet's own F-score"
+    )
+    parser.add_argument(
+        "--train-manifest", action="append", default=[], metavar="FILE",
+        help="splits.json, run folder or CSV of the training recordings; may be given twice",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="OUT", help="also write the scores as JSON")
+    arguments = parser.parse_args(argv)
+    from hb_ssl.evaluation.pascal_scorer import format_challenge_scores
+    from hb_ssl.evaluation.pascal_scorer import score_pascal as score
+    from hb_ssl.files import write_json_atomic
+
+    result = score(
+        arguments.reference,
+        arguments.predictions,
+        (arguments.set,) if arguments.set else None,
+        arguments.sheet_compatible,
+        arguments.train_manifest,
+    )
+    print(format_challenge_scores(result))
+    if arguments.json:
+        write_json_atomic(arguments.json, result)
 
 
 def _data(argv: list[str]) -> None:

@@ -170,6 +170,49 @@ def recording_figure(
     return _render(draw, (4.2, 3.5 if windows else 3.0), name)
 
 
+def prediction_figure(
+    title: str,
+    waveform: np.ndarray,
+    starts: np.ndarray,
+    window_seconds: float,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+) -> Rendered:
+    """Waveform of a whole recording, and below it the class probabilities of its windows.
+
+    Args:
+        title: one line above the picture.
+        waveform: ``[T]`` at ``PICTURE_RATE``.
+        starts: start of every window in seconds, ``[N]``.
+        window_seconds: length of a window.
+        probabilities: ``[N, C]``.
+        labels: names of the C classes.
+    """
+    duration = len(waveform) / PICTURE_RATE
+    # Each window speaks for the time nearest to its middle.
+    middles = np.minimum(starts + min(window_seconds, duration) / 2, duration)
+    edges = np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [duration]])
+
+    def draw(figure: Figure) -> None:
+        figure.suptitle(title, fontsize=10)
+        wave, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        times, low, high = _envelope(waveform)
+        wave.fill_between(times, low, high, color=BLUE, linewidth=0.3)
+        wave.set(yticks=[], ylabel="signal", xlim=(0, duration))
+        wave.spines["left"].set_visible(False)
+        below = np.zeros(len(probabilities))
+        for column, label in enumerate(labels):
+            above = below + probabilities[:, column]
+            shares.stairs(
+                above, edges, baseline=below, fill=True, color=class_colour(label), label=label
+            )
+            below = above
+        shares.set(ylim=(0, 1), ylabel="probability", xlabel="seconds")
+        figure.legend(loc="outside lower center", ncols=len(labels))
+
+    return _render(draw, (8.0, 3.8), "prediction")
+
+
 def _draw_timeline(
     axes: Axes, windows: Sequence[tuple[float, str]], window_seconds: float, duration: float
 ) -> None:

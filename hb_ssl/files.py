@@ -19,11 +19,20 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     Raises:
         UserError: the folder can't be written to.
     """
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: str | Path, content: bytes) -> None:
+    """Writes ``content``; the file appears whole or not at all.
+
+    Raises:
+        UserError: the folder can't be written to.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         if temporary.parent.is_dir():

@@ -1,25 +1,47 @@
 """Classify recordings with a trained model; nothing here imports training."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import PreTrainedModel
 
-from hb_ssl.audio import band_limit, load_audio, resample, split_windows, window_starts
+from hb_ssl.audio import (
+    band_limit,
+    load_audio,
+    read_audio_info,
+    resample,
+    tile_to_length,
+    window_starts,
+)
 from hb_ssl.data.dataset import FeatureMaker
-from hb_ssl.errors import UserError, first_line
+from hb_ssl.errors import UserError
 from hb_ssl.evaluation.metrics import pool_windows
-from hb_ssl.models.backbones import ASSETS
+from hb_ssl.files import read_json
+from hb_ssl.hub_requests import ask_hub
+from hb_ssl.models.adapters import is_adapter_only, load_adapted_classifier
+from hb_ssl.models.backbones import ASSETS, load_feature_extractor
 from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier
+
+if TYPE_CHECKING:
+    from hb_ssl.heart_rate import HeartRate
+    from hb_ssl.onnx_model import OnnxModel
+    from hb_ssl.signal_quality import SignalNote
 
 BUNDLED_CLASSIFIER = ASSETS / "heart-sound-classifier"
 BATCH_SIZE = 32  # windows
+INCONCLUSIVE = "inconclusive"
+CHECKED_SECONDS = 60.0  # signal quality is judged on the first minute, at the file's own rate
+Runtime = Literal["torch", "onnx", "onnx-int8"]
+Audio = str | Path | tuple[np.ndarray, int]
+_REQUIRED = ("labels", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,12 @@ class Prediction:
     Attributes:
         label: the most probable class.
         probabilities: class name to probability; they sum to 1.
+        decision: ``label``, or ``inconclusive`` where the classifier is not sure enough or the
+            signal is no heart sound: record again.
+        calibrated: whether the probabilities were calibrated. Without calibration the classifier
+            never abstains for being unsure.
+        heart_rate: beats per minute and where the beats are.
+        signal_notes: what is wrong with the recording, with advice; empty when all is well.
         window_start_seconds: start of every window, ``[N]``.
         window_probabilities: ``[N, C]``, columns in the order of ``probabilities``.
         duration_seconds: length of the recording.
@@ -36,56 +64,87 @@ class Prediction:
 
     label: str
     probabilities: dict[str, float]
+    decision: str
+    calibrated: bool
+    heart_rate: HeartRate
+    signal_notes: list[SignalNote]
     window_start_seconds: np.ndarray
     window_probabilities: np.ndarray
     duration_seconds: float
+
+
+@dataclass
+class _Recording:
+    """A recording on its way through the network, window by window."""
+
+    waveform: np.ndarray  # [T] at the model's rate, band-limited
+    starts: list[int]
+    duration_seconds: float
+    heart_rate: HeartRate
+    signal_notes: list[SignalNote]
+    is_heart_sound: bool
+    logits: list[np.ndarray] = field(default_factory=list)
 
 
 class HeartSoundClassifier:
     """A trained classifier with its preprocessing.
 
     A research and screening aid, not a diagnosis.
+
+    Attributes:
+        labels: class names in the order of every ``[..., C]`` array.
+        preprocessing: the content of ``preprocessing.json``.
+        model: the network; ``OnnxModel`` when run by onnxruntime.
     """
 
     def __init__(
-        self, model: PreTrainedModel, feature_extractor: Any, preprocessing: dict[str, Any]
+        self,
+        model: PreTrainedModel | OnnxModel,
+        feature_extractor: Any,
+        preprocessing: dict[str, Any],
     ) -> None:
-        self.model = model.eval()
+        missing = [name for name in _REQUIRED if name not in preprocessing]
+        if missing:
+            raise UserError(
+                f"{PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected a model saved by "
+                "hb-ssl, save or download it again"
+            )
+        self.model = model.eval() if isinstance(model, PreTrainedModel) else model
         self.preprocessing = preprocessing
         self.labels: list[str] = preprocessing["labels"]
         self.make_features = FeatureMaker(feature_extractor, preprocessing["window_seconds"])
 
     @classmethod
     def from_pretrained(
-        cls, repo_or_folder: str | Path | None = None, revision: str | None = None
-    ) -> "HeartSoundClassifier":
+        cls,
+        repo_or_folder: str | Path | None = None,
+        revision: str | None = None,
+        runtime: Runtime = "torch",
+    ) -> HeartSoundClassifier:
         """Loads a classifier; weights are safetensors and no remote code runs.
 
         Args:
-            repo_or_folder: a run folder, its ``model/`` folder, or a Hub repo ``org/name``; by
-                default the classifier bundled with the package.
+            repo_or_folder: a run folder, its ``model/`` folder, a folder made by ``hb-ssl export``,
+                or a Hub repo ``org/name`` (merged, or an adapter alone); by default the classifier
+                bundled with the package.
             revision: branch, tag or commit of a Hub repo.
+            runtime: ``torch``, or ``onnx`` and ``onnx-int8`` for an exported folder.
 
         Raises:
             UserError: nothing usable is there.
         """
-        if repo_or_folder is None:
-            if not BUNDLED_CLASSIFIER.is_dir():
-                raise UserError(
-                    "this version of hb-ssl bundles no classifier; train one with "
-                    "`hb-ssl train` and give its folder as --model"
-                )
-            repo_or_folder = BUNDLED_CLASSIFIER
-        folder = Path(repo_or_folder)
-        if (folder / "model" / PREPROCESSING_FILE).is_file():
-            folder = folder / "model"
-        elif not folder.is_dir():
-            folder = _download(str(repo_or_folder), revision)
+        folder = locate_classifier(repo_or_folder, revision)
+        if runtime != "torch":
+            from hb_ssl.onnx_model import OnnxModel
+
+            network = OnnxModel(folder, int8=runtime == "onnx-int8")
+            about = read_json(folder / PREPROCESSING_FILE)
+            return cls(network, load_feature_extractor(str(folder)), about)
+        if is_adapter_only(folder):
+            return cls(*load_adapted_classifier(folder))
         return cls(*load_classifier(folder))
 
-    def predict(
-        self, audio: str | Path | tuple[np.ndarray, int] | Sequence[Any]
-    ) -> Prediction | list[Prediction]:
+    def predict(self, audio: Audio | list[Audio]) -> Prediction | list[Prediction]:
         """Classifies one recording, or each of a list.
 
         Args:
@@ -96,70 +155,197 @@ class HeartSoundClassifier:
             UserError: a recording can't be decoded or holds no finite sound.
         """
         if isinstance(audio, list):
-            return [self.predict_one(item) for item in audio]
+            return [_raised(answer) for answer in self.predict_each(audio)]
         return self.predict_one(audio)
 
-    def predict_one(self, audio: Any) -> Prediction:
+    def predict_one(self, audio: Audio) -> Prediction:
         """Classifies one recording; see ``predict``."""
+        return _raised(next(self.predict_each([audio])))
+
+    def predict_each(self, audios: Iterable[Audio]) -> Iterator[Prediction | UserError]:
+        """Classifies many recordings, in order; an unusable one yields its error.
+
+        Windows of several recordings share a batch, and no more than one batch of features is held
+        at a time, however long the recordings are.
+        """
+        waiting: deque[_Recording | UserError] = deque()
+        batch: list[tuple[_Recording, int]] = []
+        for audio in audios:
+            try:
+                recording = self._open(audio)
+            except UserError as error:
+                waiting.append(error)
+            else:
+                waiting.append(recording)
+                for start in recording.starts:
+                    batch.append((recording, start))
+                    if len(batch) == BATCH_SIZE:
+                        self._classify(batch)
+                        batch = []
+            while waiting and _is_done(waiting[0]):
+                yield self._answer(waiting.popleft())
+        self._classify(batch)
+        for done in waiting:
+            yield self._answer(done)
+
+    def window_logits(self, windows: np.ndarray) -> np.ndarray:
+        """Windows ``[N, W]`` at the model's rate to logits ``[N, C]``, batch by batch."""
+        parts = [
+            self._logits(windows[start : start + BATCH_SIZE])
+            for start in range(0, len(windows), BATCH_SIZE)
+        ]
+        return np.concatenate(parts)
+
+    def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
+        """Window logits ``[N, C]`` to the recording's probabilities ``[C]``, calibrated if set."""
+        pooled = pool_windows(logits)
+        calibration = self.preprocessing.get("calibration")
+        if calibration is None:
+            return pooled
+        from hb_ssl.evaluation.calibration import calibrate
+
+        return calibrate(pooled, calibration)
+
+    def _open(self, audio: Audio) -> _Recording:
+        from hb_ssl.heart_rate import estimate_heart_rate
+        from hb_ssl.signal_quality import check_signal
+
         rate = self.make_features.sampling_rate
         if isinstance(audio, tuple):
             samples, orig_rate = audio
-            waveform = _checked_waveform(samples)
-            duration = len(waveform) / orig_rate
-            waveform = resample(waveform, orig_rate, rate)
+            original = _checked_waveform(samples, orig_rate)
+            waveform = resample(original, orig_rate, rate)
+            duration = len(original) / orig_rate
+            head = original[: round(CHECKED_SECONDS * orig_rate)]
         else:
-            waveform, orig_rate = load_audio(audio)
-            duration = len(waveform) / orig_rate
-            waveform = resample(waveform, orig_rate, rate)
+            waveform, _ = load_audio(audio, rate)
+            head, orig_rate = load_audio(audio, max_seconds=CHECKED_SECONDS)
+            duration = read_audio_info(audio).duration_seconds
         about = self.preprocessing
-        waveform = band_limit(waveform, rate, about["band_low_hz"], about["band_high_hz"])
+        gate = about.get("heart_sound_gate")
+        heard = True
+        if gate is not None:
+            from hb_ssl.evaluation.out_of_distribution import is_heart_sound
+
+            heard = is_heart_sound(head, orig_rate, None, gate)
+        limited = band_limit(waveform, rate, about["band_low_hz"], about["band_high_hz"])
+        window = self.make_features.window
         hop = round(about["hop_seconds"] * rate)
-        windows = split_windows(waveform, self.make_features.window, hop)
-        starts = window_starts(len(waveform), self.make_features.window, hop)
-        logits = self._window_logits(windows)
-        pooled = pool_windows(logits)
-        return Prediction(
-            label=self.labels[int(pooled.argmax())],
-            probabilities={name: float(p) for name, p in zip(self.labels, pooled, strict=True)},
-            window_start_seconds=np.array(starts) / rate,
-            window_probabilities=np.stack([pool_windows(row[None]) for row in logits]),
+        return _Recording(
+            waveform=tile_to_length(limited, window),
+            starts=window_starts(len(limited), window, hop),
             duration_seconds=duration,
+            heart_rate=estimate_heart_rate(waveform, rate),
+            signal_notes=check_signal(head, orig_rate),
+            is_heart_sound=heard,
         )
 
-    def _window_logits(self, windows: np.ndarray) -> np.ndarray:
-        """``[N, W]`` windows to ``[N, C]`` logits."""
-        parts = []
+    def _classify(self, batch: list[tuple[_Recording, int]]) -> None:
+        if not batch:
+            return
+        window = self.make_features.window
+        windows = np.stack([r.waveform[start : start + window] for r, start in batch])
+        for (recording, _), row in zip(batch, self._logits(windows), strict=True):
+            recording.logits.append(row)
+
+    def _logits(self, windows: np.ndarray) -> np.ndarray:
+        features = self.make_features(windows)
+        if not isinstance(self.model, PreTrainedModel):
+            return self.model(features)
         with torch.inference_mode():
-            for start in range(0, len(windows), BATCH_SIZE):
-                features = self.make_features(windows[start : start + BATCH_SIZE])
-                inputs = {self.make_features.input_name: torch.from_numpy(features)}
-                parts.append(self.model(**inputs).logits.numpy())
-        return np.concatenate(parts)
+            inputs = {self.make_features.input_name: torch.from_numpy(features)}
+            return self.model(**inputs).logits.numpy()
+
+    def _answer(self, recording: _Recording | UserError) -> Prediction | UserError:
+        if isinstance(recording, UserError):
+            return recording
+        logits = np.stack(recording.logits)
+        probabilities = self.probabilities_of(logits)
+        label = self.labels[int(probabilities.argmax())]
+        calibration = self.preprocessing.get("calibration")
+        threshold = calibration["abstain_below"] if calibration else 0.0
+        codes = {note.code for note in recording.signal_notes}
+        strange = not recording.is_heart_sound or "speech_or_music" in codes
+        # An artifact is a fair answer to what is no heart sound; nothing is one to silence.
+        unsure = probabilities.max() < threshold or (strange and label != "artifact")
+        return Prediction(
+            label=label,
+            probabilities=dict(zip(self.labels, map(float, probabilities), strict=True)),
+            decision=INCONCLUSIVE if unsure or "silence" in codes else label,
+            calibrated=calibration is not None,
+            heart_rate=recording.heart_rate,
+            signal_notes=recording.signal_notes,
+            window_start_seconds=np.array(recording.starts) / self.make_features.sampling_rate,
+            window_probabilities=np.stack([self.probabilities_of(row[None]) for row in logits]),
+            duration_seconds=recording.duration_seconds,
+        )
 
 
-def _checked_waveform(samples: Any) -> np.ndarray:
+def locate_classifier(
+    repo_or_folder: str | Path | None = None, revision: str | None = None
+) -> Path:
+    """The folder of a classifier: the bundled one, a run's ``model/``, or a download.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if repo_or_folder is None:
+        if not BUNDLED_CLASSIFIER.is_dir():
+            raise UserError(
+                "this version of hb-ssl bundles no classifier; train one with "
+                "`hb-ssl train` and give its folder as --model"
+            )
+        return BUNDLED_CLASSIFIER
+    folder = Path(repo_or_folder)
+    if (folder / "model" / PREPROCESSING_FILE).is_file():
+        return folder / "model"
+    if folder.is_dir():
+        if not (folder / PREPROCESSING_FILE).is_file():
+            raise UserError(
+                f"{folder}: has no {PREPROCESSING_FILE}; expected a finished `hb-ssl train` folder "
+                "or its model/ folder"
+            )
+        return folder
+    if folder.is_absolute() or str(repo_or_folder).startswith((".", "~")):
+        raise UserError(f"{repo_or_folder}: no such folder; check the path")
+    repo = str(repo_or_folder)
+    # The weights come second: a repository that is not ours may hold many gigabytes of them.
+    about = _download(repo, revision, ["*.json"])
+    if not (about / PREPROCESSING_FILE).is_file():
+        raise UserError(
+            f"{repo}: has no {PREPROCESSING_FILE}; expected a repository made by `hb-ssl push`"
+        )
+    return _download(repo, revision, ["*.json", "*.safetensors"])
+
+
+def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    def download() -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+
+    return ask_hub(download, repo, revision)
+
+
+def _is_done(recording: _Recording | UserError) -> bool:
+    return isinstance(recording, UserError) or len(recording.logits) == len(recording.starts)
+
+
+def _raised(answer: Prediction | UserError) -> Prediction:
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def _checked_waveform(samples: Any, sampling_rate: Any) -> np.ndarray:
     waveform = np.asarray(samples)
     if waveform.ndim != 1 or not len(waveform):
         raise UserError(
             f"waveform of shape {waveform.shape}: expected mono samples [T] with T >= 1; average "
             "the channels first"
         )
+    if sampling_rate != int(sampling_rate) or sampling_rate < 1:
+        raise UserError(f"sampling rate {sampling_rate}: expected a whole number of Hz")
     if np.issubdtype(waveform.dtype, np.integer):
         waveform = waveform / float(np.iinfo(waveform.dtype).max)
     if not np.isfinite(waveform).all():
         raise UserError("waveform holds NaN or infinite samples; expected finite numbers")
     return waveform.astype(np.float32)
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    try:
-        return Path(
-            snapshot_download(
-                repo, revision=revision, allow_patterns=["*.json", "*.safetensors", "README.md"]
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(
-            f"{repo}: is neither a model folder nor a Hub repo reachable from here "
-            f"({first_line(error)}); check the name and the connection"
-        ) from error

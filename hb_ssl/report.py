@@ -14,6 +14,7 @@ from tqdm import tqdm
 from hb_ssl.audio import load_audio
 from hb_ssl.data.inspect import format_inspection
 from hb_ssl.errors import UserError
+from hb_ssl.evaluation.calibration import reliability_bins
 from hb_ssl.evaluation.intervals import paired_bootstrap
 from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.figures import PICTURE_RATE, recording_figure, reliability_figure, training_figure
@@ -37,7 +38,6 @@ from hb_ssl.report_run import (
     device_only_rows,
     label_of,
     load_run,
-    reliability_bins,
     worst_errors,
 )
 

@@ -18,7 +18,6 @@ from hb_ssl.evaluation.intervals import grouped_bootstrap
 from hb_ssl.evaluation.metrics import labels_of, read_predictions, rows_by_part
 from hb_ssl.files import read_json
 
-NUM_BINS = 10
 SCORES = (
     "uar", "macro_f1", "accuracy", "problem_sensitivity", "problem_specificity", "problem_auroc",
     "auroc_macro", "per_class", "confusion_matrix",
@@ -258,35 +257,6 @@ def _device_only(
         }
         for row, p in zip(test, probabilities, strict=True)
     ]
-
-
-def reliability_bins(
-    rows: Sequence[dict[str, Any]], labels: Sequence[str]
-) -> tuple[list[dict[str, Any]], float]:
-    """Bins of equal width of the highest probability, and the expected calibration error.
-
-    ECE is the mean over predictions of ``|accuracy - confidence|`` of their bin (Guo et al. 2017,
-    "On Calibration of Modern Neural Networks", equation 5).
-
-    Returns:
-        ``low``, ``high``, ``n``, ``confidence`` and ``accuracy`` (``None`` in an empty bin) of
-        ``NUM_BINS`` bins, and the ECE.
-    """
-    confidence = np.array([max(row[f"prob_{label}"] for label in labels) for row in rows])
-    correct = np.array([row["prediction"] == row["label"] for row in rows], dtype=float)
-    index = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    bins, error = [], 0.0
-    for number in range(NUM_BINS):
-        inside = index == number
-        filled = bool(inside.any())
-        mean = float(confidence[inside].mean()) if filled else None
-        accuracy = float(correct[inside].mean()) if filled else None
-        if mean is not None and accuracy is not None:
-            error += inside.mean() * abs(accuracy - mean)
-        low, high = number / NUM_BINS, (number + 1) / NUM_BINS
-        n = int(inside.sum())
-        bins.append({"low": low, "high": high, "n": n, "confidence": mean, "accuracy": accuracy})
-    return bins, float(error)
 
 
 def worst_errors(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

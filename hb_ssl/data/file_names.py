@@ -113,6 +113,22 @@ def parse_file_name(name: str, parents: Sequence[str] = ()) -> ParsedName:
     )
 
 
+def recording_key(name: str) -> tuple[str, str] | None:
+    """Set and digits of a recording's name in any of its forms, with or without class and suffix.
+
+    ``201101091156.aiff``, ``__201101091156.wav`` and ``a/Aunlabelledtest__201101091156`` all give
+    ``("a", "201101091156")``; set B gives ``subject_stamp_site`` with the take number.
+
+    Returns:
+        ``None`` for a name that is not the challenge's.
+    """
+    file_name = name.strip().replace("\\", "/").split("/")[-1]
+    _, rest = _split_stem(re.sub(r"\.(wav|aiff?|flac)$", "", file_name, flags=re.IGNORECASE))
+    if match := _STEM_B.fullmatch(rest):
+        return "b", f"{match['subject']}_{match['stamp']}_{match['site']}{match['take']}"
+    return ("a", rest) if _STEM_A.fullmatch(rest) else None
+
+
 def _split_stem(stem: str) -> tuple[list[str], str]:
     """``Btraining_normal_Btraining_noisynormal_1_2_C`` -> its class words, and ``1_2_C``."""
     found = re.fullmatch(r"(?P<words>[A-Za-z_]*)_(?P<rest>\d.*)", stem)

@@ -13,15 +13,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Features, Value
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tqdm import tqdm
 
 from hb_ssl.data.pascal import AUDIO_SUFFIXES, SYNTHETIC_MARKER, RecordingList
 from hb_ssl.data.recording import Recording
 from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import write_json_atomic, write_text_atomic
+from hb_ssl.hub_requests import HUB_ERRORS
 
 logger = logging.getLogger(__name__)
+
+PASCAL_CITATION = """\
+```bibtex
+@misc{pascal-chsc-2011,
+  author = {Bentley, P. and Nordehn, G. and Coimbra, M. and Mannor, S.},
+  title = {The {PASCAL} {C}lassifying {H}eart {S}ounds {C}hallenge 2011 {(CHSC2011)} {R}esults},
+  year = {2011},
+  howpublished = {http://www.peterjbentley.com/heartchallenge/index.html}
+}
+```"""
 
 _TYPES = {
     "noisy": "bool",
@@ -175,7 +185,7 @@ def download_hub_dataset(repo_id: str, cache_dir: str | Path, token: str | None 
                 token=token,
             )
         )
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except HUB_ERRORS as error:
         raise _hub_error(repo_id, "download", error) from error
     # The snapshot's folder is named after the commit, so a new commit is unpacked anew.
     return import_dataset(
@@ -221,7 +231,7 @@ def push_dataset(
                 folder_path=folder,
                 commit_message=f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
             )
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
+        except HUB_ERRORS as error:
             raise _hub_error(repo_id, "upload", error) from error
     return str(address)
 
@@ -280,14 +290,7 @@ Not for diagnosis. Split by subject and session, and never by file: one person h
 
 
 _SYNTHETIC_ORIGIN = "**They are simulated by hb-ssl; no person was recorded.**"
-_REAL_ORIGIN = """From the PASCAL Classifying Heart Sounds Challenge 2011, as
+_REAL_ORIGIN = f"""From the PASCAL Classifying Heart Sounds Challenge 2011, as
 on Kaggle (`kinguistics/heartbeat-sounds`, public domain there). Cite:
 
-```bibtex
-@misc{pascal-chsc-2011,
-  author = {Bentley, P. and Nordehn, G. and Coimbra, M. and Mannor, S.},
-  title = {The {PASCAL} {C}lassifying {H}eart {S}ounds {C}hallenge 2011 {(CHSC2011)} {R}esults},
-  year = {2011},
-  howpublished = {http://www.peterjbentley.com/heartchallenge/index.html}
-}
-```"""
+{PASCAL_CITATION}"""

@@ -5,7 +5,7 @@ that are too narrow; resampling whole groups keeps what belongs together (Efron 
 "An Introduction to the Bootstrap", chapter 8; Field and Welsh 2007, J. R. Stat. Soc. B 69:369).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,72 @@ def grouped_bootstrap(
         name: {"value": _number(values[name][0]), **_interval(resampled[name], len(counts))}
         for name in values
     }
+
+
+def bootstrap_statistic(
+    groups: Sequence[str],
+    statistic: Callable[[np.ndarray], float],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """95 % percentile interval of any statistic of rows, resampling groups with replacement.
+
+    Args:
+        groups: group of every row, ``[N]``.
+        statistic: takes row numbers (a row drawn twice is in there twice) and gives a number, NaN
+            where it is undefined.
+        num_resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Returns:
+        ``{"value", "low", "high"}``, as ``grouped_bootstrap`` gives for one metric.
+    """
+    members = _members(groups)
+    values = [
+        statistic(np.concatenate([members[g] for g in draw]))
+        for draw in _draws(len(members), num_resamples, seed)
+    ]
+    value = _number(statistic(np.arange(len(groups))))
+    return {"value": value, **_interval(np.array(values, dtype=float), len(members))}
+
+
+def bootstrap_difference(
+    groups_a: Sequence[str],
+    statistic_a: Callable[[np.ndarray], float],
+    groups_b: Sequence[str],
+    statistic_b: Callable[[np.ndarray], float],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """As ``bootstrap_statistic``, of a difference a - b: both sides draw the same groups.
+
+    Returns:
+        ``{"value_a", "value_b", "difference", "low", "high"}``.
+    """
+    members_a, members_b = _members(groups_a), _members(groups_b)
+    differences = [
+        statistic_a(np.concatenate([members_a[g] for g in draw]))
+        - statistic_b(np.concatenate([members_b[g] for g in draw]))
+        for draw in _draws(len(members_a), num_resamples, seed)
+    ]
+    value_a = statistic_a(np.arange(len(groups_a)))
+    value_b = statistic_b(np.arange(len(groups_b)))
+    return {
+        "value_a": _number(value_a),
+        "value_b": _number(value_b),
+        "difference": _number(value_a - value_b),
+        **_interval(np.array(differences, dtype=float), len(members_a)),
+    }
+
+
+def _members(groups: Sequence[str]) -> list[np.ndarray]:
+    """Row numbers of every group, groups in sorted order."""
+    names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    return [np.flatnonzero(group_of == number) for number in range(len(names))]
+
+
+def _draws(num_groups: int, num_resamples: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(num_groups, size=(num_resamples, num_groups))
 
 
 def paired_bootstrap(
@@ -102,7 +168,7 @@ def paired_bootstrap(
             "value_b": _number(values_b[name][0]),
             "difference": difference,
             **interval,
-            "verdict": _verdict(difference, interval["low"], interval["high"], names),
+            "verdict": verdict_of(difference, interval["low"], interval["high"], names),
         }
     return result
 
@@ -192,9 +258,10 @@ def _check_same_recordings(
         )
 
 
-def _verdict(
+def verdict_of(
     difference: float | None, low: float | None, high: float | None, names: tuple[str, str]
 ) -> str:
+    """What an interval of a difference says, in words; ``names`` are the two models'."""
     if difference is None or low is None or high is None:
         return "undefined: too few groups or classes to compare"
     numbers = f"{difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"

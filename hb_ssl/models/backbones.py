@@ -126,7 +126,7 @@ def _load(auto_class: Any, name: str, file_name: str) -> Any:
     if not folder.is_dir() and (folder.is_absolute() or name.startswith((".", "~"))):
         raise UserError(f"{name}: no such folder; check --backbone")
     try:
-        return auto_class.from_pretrained(name)
+        return auto_class.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(
             f"backbone '{name}' can't be loaded ({first_line(error)}); expected 'bundled', a "

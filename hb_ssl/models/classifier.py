@@ -239,8 +239,8 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
             f"{PREPROCESSING_FILE} has {preprocessing['labels']}; expected the files of one model"
         )
     model_class: Any = WINDOW_CLASSIFIERS[config.model_type]
-    with quiet_transformers():
-        try:
+    try:
+        with quiet_transformers():
             model, loading = model_class.from_pretrained(
                 folder,
                 config=config,
@@ -249,11 +249,11 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
                 ignore_mismatched_sizes=True,  # reported below, in one line
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise UserError(
-                f"{folder}: model.safetensors can't be loaded ({first_line(error)}); copy or "
-                "download the model folder again"
-            ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: model.safetensors can't be loaded ({first_line(error)}); copy or "
+            "download the model folder again"
+        ) from error
     absent = _absent_weights(loading)
     if absent:
         raise UserError(

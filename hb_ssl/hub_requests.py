@@ -1,0 +1,102 @@
+"""Ask the Hub: try again what may pass, and explain the rest in one line that says what to do."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # the parent of every failed connection, whichever HTTP library is in use
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hb_ssl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TRIES = 4
+FIRST_WAIT_SECONDS = 2.0  # doubled after every try
+HUB_ERRORS = (HTTPError, EntryNotFoundError, HFValidationError, OSError)
+BUSY_STATUS = (408, 429, 500, 502, 503, 504)
+Result = TypeVar("Result")
+
+
+def explain_hub_error(error: Exception, repo: str, revision: str | None = None) -> UserError:
+    """Turns what huggingface_hub raised into one line.
+
+    Args:
+        error: one of ``HUB_ERRORS``.
+        repo: the repository as the user named it.
+        revision: the branch, tag or commit, if the user named one.
+    """
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, HFValidationError):
+        says = "is not a repository name; expected org/name, e.g. my-team/heart-sounds"
+    elif isinstance(error, RevisionNotFoundError):
+        says = f"has no revision '{revision}'; check the branch, tag or commit"
+    elif isinstance(error, LocalTokenNotFoundError) or (
+        status == 401 and not isinstance(error, RepositoryNotFoundError)
+    ):
+        says = (
+            "the Hub refuses the token (401); make a new one at huggingface.co/settings/tokens "
+            "and run `hf auth login`"
+        )
+    elif isinstance(error, RepositoryNotFoundError) or status == 404:
+        says = (
+            "the Hub has no such repository, or your token may not see it; check the name, or run "
+            "`hf auth login`"
+        )
+    elif status == 403:
+        says = (
+            "your token has no right to do this (403); use a token with write access to "
+            f"'{repo.split('/')[0]}'"
+        )
+    elif status == 429:
+        says = "the Hub asks to slow down (429); try again in a few minutes"
+    elif status in BUSY_STATUS:
+        says = f"the Hub is in trouble (HTTP {status}); try again later"
+    elif status is None:
+        says = f"the Hub can't be reached ({first.strip()[:200]}); check the network, try again"
+    else:
+        says = f"the Hub refuses (HTTP {status}: {first.strip()[:200]}); check the name and rights"
+    return UserError(f"{repo}: {says}")
+
+
+def ask_hub(action: Callable[[], Result], repo: str, revision: str | None = None) -> Result:
+    """Runs ``action``; a dropped connection or a busy Hub is tried again.
+
+    huggingface_hub does so for some requests only: not for commits, new repositories or the start
+    of a download.
+
+    Raises:
+        UserError: the Hub refuses, or is out of reach after ``TRIES`` tries.
+    """
+    wait = FIRST_WAIT_SECONDS
+    for left in reversed(range(TRIES)):
+        try:
+            return action()
+        except (*HUB_ERRORS, RuntimeError, json.JSONDecodeError) as error:
+            # A failed file upload is wrapped; an answer that is no JSON comes from a broken proxy.
+            cause = error.__cause__ if isinstance(error, RuntimeError) else error
+            if not isinstance(cause, (*HUB_ERRORS, json.JSONDecodeError)):
+                raise
+            explained = explain_hub_error(cause, repo, revision)
+            if not left or not _may_pass(cause):
+                raise explained from error
+            logger.warning("%s; next try in %.0f s", explained, wait)
+            time.sleep(wait)
+            wait *= 2
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in BUSY_STATUS
+    return isinstance(error, (HTTPError, json.JSONDecodeError))

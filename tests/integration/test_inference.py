@@ -1,0 +1,220 @@
+"""The answer for a recording: windows, batches, calibration, abstention, long files, pictures."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from matplotlib.image import imread
+
+from hb_ssl import cli
+from hb_ssl.data.synthetic_dataset import write_synthetic_dataset
+from hb_ssl.errors import UserError
+from hb_ssl.files import write_json_atomic
+from hb_ssl.inference import BATCH_SIZE, HeartSoundClassifier, Prediction
+from hb_ssl.models.backbones import load_feature_extractor
+from hb_ssl.models.classifier import build_classifier, save_classifier
+from tests.integration.helpers import LABELS, preprocessing
+
+
+@pytest.fixture(scope="module")
+def model(ast_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes windows of 1 s at 2 kHz, every 0.5 s."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    network = build_classifier(str(ast_folder), LABELS, pooling="class_token")
+    save_classifier(folder, network, load_feature_extractor(str(ast_folder)), preprocessing())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 20, seed=5)
+
+
+def with_preprocessing(model: Path, **changes: object) -> HeartSoundClassifier:
+    classifier = HeartSoundClassifier.from_pretrained(model)
+    classifier.preprocessing.update(changes)
+    return classifier
+
+
+def heartbeat(seconds: float, rate: int = 2000) -> np.ndarray:
+    """Two dull thuds a second."""
+    time = np.arange(round(seconds * rate)) / rate
+    waveform = np.zeros(len(time))
+    for offset, level in ((0.1, 1.0), (0.42, 0.7)):
+        phase = (time - offset) % 1.0
+        waveform += level * np.exp(-phase * 40) * np.sin(2 * np.pi * 60 * phase)
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    return (0.4 * waveform + 0.002 * noise).astype(np.float32)
+
+
+def test_the_answer_is_complete(model: Path) -> None:
+    answer = HeartSoundClassifier.from_pretrained(model).predict((heartbeat(6.3), 2000))
+    assert isinstance(answer, Prediction)
+    assert answer.duration_seconds == pytest.approx(6.3)
+    assert answer.window_start_seconds[0] == 0
+    assert answer.window_start_seconds[-1] == pytest.approx(5.3)
+    assert answer.window_probabilities.shape == (len(answer.window_start_seconds), 4)
+    np.testing.assert_allclose(answer.window_probabilities.sum(axis=1), 1)
+    assert list(answer.probabilities) == LABELS
+    assert answer.label == max(answer.probabilities, key=answer.probabilities.__getitem__)
+    assert answer.decision == answer.label  # not calibrated: it never abstains
+    assert not answer.calibrated
+    assert answer.heart_rate.bpm == pytest.approx(60, abs=3)
+
+
+def test_batches_never_change_an_answer(model: Path, recordings: Path, tmp_path: Path) -> None:
+    classifier = HeartSoundClassifier.from_pretrained(model)
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"")
+    files = sorted(recordings.rglob("*.wav"))
+    mixed = [files[0], bad, *files[1:], (heartbeat(40), 2000), (heartbeat(0.2), 2000)]
+    answers = list(classifier.predict_each(mixed))
+    assert len(answers) == len(mixed)
+    assert isinstance(answers[1], UserError)
+    total = sum(len(a.window_probabilities) for a in answers if isinstance(a, Prediction))
+    assert total > 2 * BATCH_SIZE
+    for item, answer in zip(mixed, answers, strict=True):
+        if isinstance(answer, Prediction):
+            alone = classifier.predict_one(item)
+            np.testing.assert_allclose(
+                answer.window_probabilities, alone.window_probabilities, atol=1e-6
+            )
+    with pytest.raises(UserError, match="0 bytes"):
+        classifier.predict(mixed)
+    assert classifier.predict([]) == []
+
+
+def test_calibration_and_abstention(model: Path) -> None:
+    audio = (heartbeat(5), 2000)
+    plain = HeartSoundClassifier.from_pretrained(model).predict_one(audio)
+    bias = [0.0, 0.0, 5.0, 0.0]
+    calibration = {"temperature": 2.0, "bias": bias, "abstain_below": 0.5, "risk": 0.1}
+    sure = with_preprocessing(model, calibration=calibration).predict_one(audio)
+    logits = np.log(list(plain.probabilities.values())) / 2 + bias
+    expected = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(list(sure.probabilities.values()), expected, rtol=1e-6)
+    assert sure.calibrated
+    assert (sure.label, sure.decision) == ("murmur", "murmur")
+    np.testing.assert_allclose(sure.window_probabilities.sum(axis=1), 1)
+    calibration = {**calibration, "abstain_below": 0.9999}
+    unsure = with_preprocessing(model, calibration=calibration).predict_one(audio)
+    assert (unsure.label, unsure.decision) == ("murmur", "inconclusive")
+
+
+def test_silence_and_strange_sounds_are_inconclusive(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = {"temperature": 1.0, "bias": [0.0, 0, 9, 0], "abstain_below": 0.5, "risk": 0.1}
+    classifier = with_preprocessing(model, calibration=calibration)
+    silence = classifier.predict_one((np.zeros(10_000, np.float32), 2000))
+    assert silence.decision == "inconclusive"
+    assert "silence" in [note.code for note in silence.signal_notes]
+    seen = []
+
+    def gate(waveform: np.ndarray, rate: int, embedding: object, about: dict) -> bool:
+        seen.append((len(waveform), rate, about))
+        return False
+
+    monkeypatch.setattr("hb_ssl.evaluation.out_of_distribution.is_heart_sound", gate)
+    classifier.preprocessing["heart_sound_gate"] = {"threshold": 1.0}
+    audio = (heartbeat(100, 4000), 4000)
+    strange = classifier.predict_one(audio)
+    assert (strange.label, strange.decision) == ("murmur", "inconclusive")
+    assert seen == [(60 * 4000, 4000, {"threshold": 1.0})]  # the first minute, as recorded
+    classifier.preprocessing["calibration"] = {**calibration, "bias": [9.0, 0, 0, 0]}
+    assert classifier.predict_one(audio).decision == "artifact"
+
+
+def test_bad_waveforms_are_explained(model: Path) -> None:
+    classifier = HeartSoundClassifier.from_pretrained(model)
+    for samples, rate, message in (
+        (np.zeros((2, 9)), 2000, "mono samples"),
+        (np.zeros(0), 2000, "mono samples"),
+        (np.array([0.0, np.nan]), 2000, "NaN"),
+        (np.zeros(100), 0, "sampling rate 0"),
+        (np.zeros(100), 44100.5, "whole number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            classifier.predict((samples, rate))
+
+
+def test_other_folders_are_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        HeartSoundClassifier.from_pretrained(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"has no preprocessing\.json"):
+        HeartSoundClassifier.from_pretrained(tmp_path)
+    for file in model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_json_atomic(tmp_path / "preprocessing.json", {"labels": LABELS})
+    with pytest.raises(UserError, match="lacks window_seconds"):
+        HeartSoundClassifier.from_pretrained(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="weights can't be loaded"):
+        HeartSoundClassifier.from_pretrained(tmp_path)
+
+
+def test_predict_command_writes_a_table_and_pictures(
+    model: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    file = next((recordings / "set_b").glob("*.wav"))
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / file.name  # the same name in another folder
+    copy.write_bytes(file.read_bytes())
+    sf.write(tmp_path / "long.flac", heartbeat(100, 8000), 8000)
+    tables = []
+    for name in ("one", "two"):
+        code = cli.main(
+            ["predict", str(tmp_path / "text.wav"), str(file), str(copy),
+             str(tmp_path / "long.flac"), "--model", str(model), "--csv",
+             str(tmp_path / f"{name}.csv"), "--plot", str(tmp_path / name)]
+        )  # fmt: skip
+        assert code == 1
+        tables.append((tmp_path / f"{name}.csv").read_text())
+    assert tables[0] == tables[1]
+    assert "1 of 4 recordings could not be classified" in capsys.readouterr().err
+    rows = list(csv.DictReader(tables[0].splitlines()))
+    assert [bool(row["error"]) for row in rows] == [True, False, False, False]
+    assert rows[0]["decision"] == rows[0]["prob_murmur"] == ""
+    assert rows[1] | {"file": ""} == rows[2] | {"file": ""}
+    assert rows[3]["duration_seconds"] == "100.0"
+    assert float(rows[3]["heart_rate_bpm"]) == pytest.approx(60, abs=3)
+    assert sum(float(rows[3][f"prob_{label}"]) for label in LABELS) == pytest.approx(1, abs=1e-5)
+    pictures = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert pictures == sorted([f"{file.stem}.png", f"{file.stem}-2.png", "long.png"])
+    assert imread(tmp_path / "one" / "long.png").std() > 0.1
+
+
+MEMORY = """
+import resource, sys
+from hb_ssl.inference import HeartSoundClassifier
+classifier = HeartSoundClassifier.from_pretrained(sys.argv[1])
+classifier.predict_one(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+answer = classifier.predict_one(sys.argv[3])
+print(len(answer.window_probabilities), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_an_hour_needs_little_more_memory_than_a_minute(model: Path, tmp_path: Path) -> None:
+    rate = 44_100
+    minute = np.tile(heartbeat(60, rate)[:, None], (1, 2))
+    sf.write(tmp_path / "minute.wav", minute, rate)
+    with sf.SoundFile(tmp_path / "hour.wav", "w", rate, 2, "PCM_16") as file:
+        for _ in range(60):
+            file.write(minute)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(model), str(tmp_path / "minute.wav"),
+         str(tmp_path / "hour.wav")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    windows, kilobytes = map(int, done.stdout.split())
+    assert windows == 7199
+    # Decoded at once it is 1270 MB, at the model's rate 29 MB.
+    assert kilobytes < 400_000
