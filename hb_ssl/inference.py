@@ -24,11 +24,10 @@ from hb_ssl.audio import (
 from hb_ssl.data.dataset import FeatureMaker
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.metrics import pool_windows
-from hb_ssl.files import read_json
 from hb_ssl.hub_requests import ask_hub
 from hb_ssl.models.adapters import is_adapter_only, load_adapted_classifier
 from hb_ssl.models.backbones import ASSETS, load_feature_extractor
-from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier
+from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier, read_preprocessing
 
 if TYPE_CHECKING:
     from hb_ssl.heart_rate import HeartRate
@@ -41,7 +40,6 @@ INCONCLUSIVE = "inconclusive"
 CHECKED_SECONDS = 60.0  # signal quality is judged on the first minute, at the file's own rate
 Runtime = Literal["torch", "onnx", "onnx-int8"]
 Audio = str | Path | tuple[np.ndarray, int]
-_REQUIRED = ("labels", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -103,12 +101,6 @@ class HeartSoundClassifier:
         feature_extractor: Any,
         preprocessing: dict[str, Any],
     ) -> None:
-        missing = [name for name in _REQUIRED if name not in preprocessing]
-        if missing:
-            raise UserError(
-                f"{PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected a model saved by "
-                "hb-ssl, save or download it again"
-            )
         self.model = model.eval() if isinstance(model, PreTrainedModel) else model
         self.preprocessing = preprocessing
         self.labels: list[str] = preprocessing["labels"]
@@ -138,7 +130,7 @@ class HeartSoundClassifier:
             from hb_ssl.onnx_model import OnnxModel
 
             network = OnnxModel(folder, int8=runtime == "onnx-int8")
-            about = read_json(folder / PREPROCESSING_FILE)
+            about = read_preprocessing(folder)
             return cls(network, load_feature_extractor(str(folder)), about)
         if is_adapter_only(folder):
             return cls(*load_adapted_classifier(folder))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.backbones import load_backbone_config, load_feature_extractor
-from hb_ssl.models.classifier import ADAPTER_FOLDER, PREPROCESSING_FILE, build_classifier
+from hb_ssl.models.classifier import ADAPTER_FOLDER, build_classifier, read_preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def load_adapted_classifier(folder: Path) -> tuple[PreTrainedModel, Any, dict[st
     Raises:
         UserError: a file is missing, or the base can't be loaded.
     """
-    preprocessing = read_json(folder / PREPROCESSING_FILE)
+    preprocessing = read_preprocessing(folder)
     head = getattr(load_backbone_config(str(folder)), "heart_sound_head", None)
     base = read_json(folder / ADAPTER_FOLDER / "adapter_config.json").get("base_model_name_or_path")
     if head is None or not base:

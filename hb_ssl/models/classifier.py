@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 ADAPTER_FOLDER = "adapter"
 PREPROCESSING_FILE = "preprocessing.json"
 PREPROCESSING_KEYS = (
-    "labels", "label_mode", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz",
-    "synthetic",
+    "labels", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz", "synthetic",
+    "label_mode",
 )  # fmt: skip
 HEAD_MODULES = ("pooling", "projector", "classifier")
 
@@ -206,6 +206,23 @@ def save_classifier(
     temporary.rename(folder)
 
 
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Reads ``preprocessing.json`` of a model folder.
+
+    Raises:
+        UserError: it is missing, malformed or incomplete.
+    """
+    preprocessing = read_json(folder / PREPROCESSING_FILE)
+    known = preprocessing if isinstance(preprocessing, dict) else {}
+    missing = [name for name in PREPROCESSING_KEYS if name not in known]
+    if missing:
+        raise UserError(
+            f"{folder / PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected the file as "
+            "hb-ssl saves it beside a model"
+        )
+    return preprocessing
+
+
 def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
     """Loads what ``save_classifier`` wrote.
 
@@ -221,14 +238,7 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
         raise UserError(
             f"{folder}: has no {PREPROCESSING_FILE}; expected the model/ folder of an hb-ssl run"
         )
-    preprocessing = read_json(folder / PREPROCESSING_FILE)
-    known = preprocessing if isinstance(preprocessing, dict) else {}
-    missing = [name for name in PREPROCESSING_KEYS if name not in known]
-    if missing:
-        raise UserError(
-            f"{folder / PREPROCESSING_FILE}: has no {', '.join(missing)}; expected the file as "
-            "hb-ssl saves it beside a model"
-        )
+    preprocessing = read_preprocessing(folder)
     config: Any = load_backbone_config(str(folder))
     if not hasattr(config, "heart_sound_head"):
         raise UserError(f"{folder}: config.json has no heart_sound_head; expected an hb-ssl model")
@@ -251,7 +261,7 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{folder}: model.safetensors can't be loaded ({first_line(error)}); copy or "
+            f"{folder}: its weights can't be loaded ({first_line(error)}); copy or "
             "download the model folder again"
         ) from error
     absent = _absent_weights(loading)
