@@ -134,6 +134,7 @@ def make_bad_runs(folder: Path, good: Path) -> None:
     ):
         shutil.copytree(good, folder / f"run-{name}")
         (folder / f"run-{name}" / file).unlink()
+    shutil.rmtree(folder / "run-no-weights/model/adapter")  # it alone would do
     shutil.copytree(good, folder / "run-moved")
     config = (good / "config.yaml").read_text().splitlines()
     moved = ["source: /nowhere/at/all" if line.startswith("source:") else line for line in config]
