@@ -107,7 +107,7 @@ examples:
   hb-ssl predict heart.wav --model out --runtime onnx""",
     "data push": """\
 examples:
-  hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --private --i-may-share""",
+  hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --i-may-share""",
 }
 
 
@@ -508,7 +508,7 @@ def push_data(argv: list[str]) -> None:
     parser = _parser("data push", "Put a folder of recordings on the Hub as parquet.")
     parser.add_argument("source", help="folder with the recordings")
     parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="dataset repo")
-    parser.add_argument("--private", action="store_true", help="make the repo private")
+    parser.add_argument("--public", action="store_true", help="let everybody see a new repo")
     parser.add_argument(
         "--i-may-share", action="store_true", help="yes, I have the right to share these recordings"
     )
@@ -519,7 +519,7 @@ def push_data(argv: list[str]) -> None:
 
     listed = list_recordings(resolve_source(arguments.source))
     url = push_dataset(
-        listed, arguments.repo, private=arguments.private, i_may_share=arguments.i_may_share
+        listed, arguments.repo, private=not arguments.public, i_may_share=arguments.i_may_share
     )
     print(url)
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -18,7 +17,7 @@ from hb_ssl.evaluation.calibration import reliability_bins
 from hb_ssl.evaluation.intervals import paired_bootstrap
 from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.figures import PICTURE_RATE, recording_figure, reliability_figure, training_figure
-from hb_ssl.files import write_text_atomic
+from hb_ssl.files import write_bytes_atomic, write_text_atomic
 from hb_ssl.report_page import (
     Block,
     Code,
@@ -84,7 +83,7 @@ def write_report(run_folder: str | Path) -> Path:
     pictures = {f"{picture.name}.png": picture.figure.png for picture in pictures_of(blocks)}
     figures = run.folder / "figures"
     for name, png in pictures.items():
-        _write_bytes_atomic(figures / name, png)
+        write_bytes_atomic(figures / name, png)
     for old in figures.glob("misclassified-*.png"):  # of an earlier report with more errors
         if old.name not in pictures:
             old.unlink()
@@ -93,16 +92,6 @@ def write_report(run_folder: str | Path) -> Path:
     path = run.folder / "report.html"
     write_text_atomic(path, to_html(title, blocks))
     return path
-
-
-def _write_bytes_atomic(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); free the folder") from error
 
 
 def _title(run: Run) -> str:

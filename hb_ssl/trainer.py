@@ -66,6 +66,10 @@ class WindowTrainer(Trainer):
         loss = -(labels * log_probabilities).sum(dim=-1).mean()
         return (loss, outputs) if return_outputs else loss
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with quiet_transformers():  # a bar for every checkpoint would break up the epochs' bar
+            super()._save(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not self._restore_weights(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -15,6 +15,7 @@ from hb_ssl.audio import (
     random_window,
     read_audio_info,
     resample,
+    resampling_ratio,
     split_windows,
     tile_to_length,
     window_starts,
@@ -83,6 +84,25 @@ def test_resample_keeps_a_tone() -> None:
     inner = slice(200, -200)
     got = resample(tone(90, 44100), 44100, 2000)
     np.testing.assert_allclose(got[inner], tone(90, 2000)[inner], atol=0.01)
+
+
+@pytest.mark.parametrize("rate", [191_999, 44_101, 7_919, 383_987])
+@pytest.mark.parametrize("target", [2000, 16_000])
+def test_odd_rates_need_little_memory_and_keep_the_tone(rate: int, target: int) -> None:
+    made, step = resampling_ratio(rate, target)
+    assert made * step <= 2_000_000
+    assert made / step == pytest.approx(target / rate, rel=2e-4)
+    inner = slice(target // 5, target - target // 5)
+    got = resample(tone(90, rate), rate, target)
+    assert abs(len(got) - target) <= 1
+    np.testing.assert_allclose(got[inner], tone(90, target)[inner], atol=0.01)
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_ratios_of_real_devices_are_exact(rate: int) -> None:
+    for target in (2000, 4000, 16_000):
+        made, step = resampling_ratio(rate, target)
+        assert made * rate == step * target
 
 
 @settings(max_examples=200, deadline=None)

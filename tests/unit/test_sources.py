@@ -437,6 +437,10 @@ def test_other_parquet_files(tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="has no column audio, content_hash, recording_id"):
         import_dataset(tmp_path, tmp_path / "out")
+    columns = {"recording_id": [1], "content_hash": [2], "audio": ["x"]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="columns have other types"):
+        import_dataset(tmp_path, tmp_path / "out")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(UserError, match=r"x\.parquet: can't be unpacked"):
         import_dataset(tmp_path, tmp_path / "out")
