@@ -77,7 +77,11 @@ def find_audio_files(paths: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError:  # a name too long: opening it will say so
+            is_folder = False
+        if not is_folder:
             found.append(path)
             continue
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
