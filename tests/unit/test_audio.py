@@ -126,6 +126,66 @@ def test_random_windows_hold_only_the_recording(length: int, window: int, seed: 
     assert set(steps) <= {1.0, float(1 - length)}  # in order, wrapped around at the end
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 900), st.integers(1, 900))
+def test_window_starts_step_by_the_hop_and_end_at_the_end(
+    length: int, window: int, hop: int
+) -> None:
+    starts = window_starts(length, window, hop)
+    assert starts[0] == 0
+    assert starts[-1] == max(length - window, 0)
+    steps = np.diff(starts)
+    assert (steps[:-1] == hop).all()
+    assert (steps[-1:] <= hop).all()
+    assert (steps > 0).all()  # no window twice
+
+
+@pytest.mark.parametrize(("window", "hop"), [(0, 1), (1, 0), (-5, 1)])
+def test_windows_of_nothing_are_refused(window: int, hop: int) -> None:
+    with pytest.raises(ValueError, match="at least 1 sample"):
+        window_starts(10, window, hop)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 2000))
+def test_tiling_is_periodic(length: int, wanted: int) -> None:
+    waveform = np.random.default_rng(length).standard_normal(length).astype(np.float32)
+    tiled = tile_to_length(waveform, wanted)
+    assert len(tiled) == max(length, wanted)
+    np.testing.assert_array_equal(tiled, waveform[np.arange(len(tiled)) % length])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(1, 3000), channels=st.integers(1, 8), seed=st.integers(0, 9),
+    rate=st.sampled_from([100, 997, 4000, 44_100, 191_999]),
+)  # fmt: skip
+def test_a_written_file_reads_back_as_its_mean_channel(
+    tmp_path_factory: pytest.TempPathFactory, samples: int, channels: int, seed: int, rate: int
+) -> None:
+    path = tmp_path_factory.mktemp("audio") / "x.wav"
+    noise = np.random.default_rng(seed).uniform(-1, 1, (samples, channels)).astype(np.float32)
+    sf.write(path, noise, rate, subtype="FLOAT")
+    waveform, got = load_audio(path)
+    assert got == rate
+    np.testing.assert_allclose(waveform, noise.mean(axis=1), atol=1e-6)
+    seconds = max(samples // 2, 1) / rate
+    head, _ = load_audio(path, max_seconds=seconds)
+    np.testing.assert_array_equal(head, waveform[: max(samples // 2, 1)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4000), st.integers(1, 3999), st.integers(1, 3999), st.integers(0, 9))
+def test_band_limit_keeps_length_and_type(length: int, low: int, high: int, seed: int) -> None:
+    waveform = np.random.default_rng(seed).standard_normal(length).astype(np.float32)
+    if low >= min(high, 2000):
+        return
+    limited = band_limit(waveform, 4000, low, high)
+    assert limited.shape == waveform.shape
+    assert limited.dtype == np.float32
+    assert np.isfinite(limited).all()
+
+
 def test_tiling_repeats() -> None:
     assert tile_to_length(np.array([1, 2, 3]), 7).tolist() == [1, 2, 3, 1, 2, 3, 1]
 
