@@ -71,6 +71,11 @@ def _claim(folder: Path, resume: bool, overwrite: bool, configs: tuple[Any, ...]
                 f"{folder}: --resume with other settings than the run has ({', '.join(changed)}); "
                 f"give the same ones, e.g. --config {config_file} --resume"
             )
+        for path in list(folder.rglob(".*.tmp")):  # what a killed process was writing
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     save_config(config_file, *configs)
 
 
