@@ -169,7 +169,7 @@ def _device_alone(run: Run) -> list[Block]:
     shown = ", ".join(
         f"{name} {_number(scores[f'recording_{key}'])}" for key, name in HEADLINE_SCORES.items()
     )
-    compared = paired_bootstrap(run.rows, rows, run.labels, names=("The model", "the device alone"))
+    compared = paired_bootstrap(run.rows, rows, run.labels, names=("the model", "the device alone"))
     sets = sorted({row["set"].upper() for row in run.rows})
     known = f"from which device (set {' or '.join(sets)})" if len(sets) > 1 else "nothing else"
     return [

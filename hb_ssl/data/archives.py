@@ -15,7 +15,9 @@ MAX_TOTAL_BYTES = 2 * 1024**3  # and 138 MB
 MAX_RATIO = 100  # PCM audio shrinks by 10 at the very most
 _RATIO_FREE_BYTES = 10 * 1024**2  # below this no ratio can do harm
 _CHUNK = 1024**2
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, UnicodeError)
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, UnicodeError, NotImplementedError,
+)  # fmt: skip
 
 
 def safe_extract_zip(zip_path: str | Path, target: str | Path) -> Path:

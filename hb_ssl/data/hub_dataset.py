@@ -147,8 +147,10 @@ def _unpack_parquet(path: Path, folder: Path) -> None:
             for batch in parquet.iter_batches(batch_size=_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     _write_recording(row, path, folder)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: can't be unpacked ({error}); download it again") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: can't be unpacked ({first_line(error)}); download it again"
+        ) from error
 
 
 def _write_recording(row: dict[str, Any], path: Path, folder: Path) -> None:
