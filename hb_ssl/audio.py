@@ -218,7 +218,7 @@ def resampling_ratio(orig_rate: int, target_rate: int) -> tuple[int, int]:
     """``made`` output samples for every ``step`` input samples.
 
     Exact for the rates that devices have. torchaudio's filter bank has made x step entries, which
-    would be tens of gigabytes for 16000 and 191999 Hz, so such a ratio is met to 0.02 % instead.
+    would be tens of gigabytes for 16000 and 191999 Hz, so such a ratio is met to 0.04 % instead.
     """
     ratio = Fraction(target_rate, orig_rate)
     if ratio.numerator * ratio.denominator > MAX_FILTERS:

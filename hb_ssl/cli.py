@@ -52,7 +52,9 @@ examples:
     "evaluate": """\
 examples:
   hb-ssl evaluate runs/train                          the run's own test recordings
-  hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there""",
+  hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there
+  hb-ssl evaluate runs/cv-b --full                    calibration, abstention, devices, damage
+  hb-ssl evaluate runs/cv-b --full --attach runs/b    and give it to the model in runs/b""",
     "compare": """\
 examples:
   hb-ssl compare runs/cv-lora runs/cv-trees
@@ -261,18 +263,30 @@ def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
     from hb_ssl.scoring import summary_table
 
     if processes().is_main_process:
+        metrics = read_json(folder / "metrics.json")
+        if "recording" not in metrics:
+            print(f"trained on every recording, so nothing is left to score: {folder / 'model'}")
+            return
         report_file = write_report(folder)
-        print(summary_table(read_json(folder / "metrics.json")))
+        print(summary_table(metrics))
         print(f"report: {report_file}")
 
 
 def evaluate(argv: list[str]) -> None:
     """``hb-ssl evaluate`` and ``scripts/evaluate.py``."""
     parser = _parser("evaluate", "Score a run's saved classifier.")
-    parser.add_argument("run", help="folder of a finished `hb-ssl train` run")
+    parser.add_argument("run", help="folder of a finished `hb-ssl train` (or, --full, cv) run")
     parser.add_argument("--source", help="score all labelled recordings of this source instead")
     parser.add_argument("--batch_size", type=int, default=32, help="windows per device (32)")
+    parser.add_argument("--full", action="store_true", help="how far the answers can be trusted")
+    parser.add_argument("--risk", type=float, default=0.2, help="wrong answers to accept (0.2)")
+    parser.add_argument("--attach", metavar="MODEL", help="calibrate this model with --full")
     arguments = parser.parse_args(argv)
+    if arguments.full:
+        _evaluate_fully(arguments)
+        return
+    if arguments.attach:
+        raise UserError("--attach goes with --full; add --full")
     from hb_ssl.files import read_json
     from hb_ssl.processes import processes
     from hb_ssl.scoring import evaluate_run, summary_table
@@ -281,6 +295,20 @@ def evaluate(argv: list[str]) -> None:
     if processes().is_main_process:
         print(summary_table(read_json(folder / "metrics.json")))
         print(f"written to {folder}")
+
+
+def _evaluate_fully(arguments: argparse.Namespace) -> None:
+    if arguments.source:
+        raise UserError("--full is about the run's own recordings; leave --source out")
+    if not 0 < arguments.risk < 1:
+        raise UserError(f"--risk {arguments.risk:g}: expected more than 0 and less than 1")
+    from hb_ssl.full_evaluation import attach_to_model, evaluate_fully
+    from hb_ssl.report import write_report
+
+    print(f"written to {evaluate_fully(arguments.run, arguments.risk)}")
+    if arguments.attach:
+        print(f"calibrated: {attach_to_model(arguments.run, arguments.attach)}")
+    print(f"report: {write_report(arguments.run)}")
 
 
 def predict(argv: list[str]) -> int:

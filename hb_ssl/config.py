@@ -53,8 +53,10 @@ class DataConfig:
     band_high_hz: float | None = _option(
         None, "upper edge of the common band in Hz; 195 hides which device recorded"
     )
-    validation_fraction: float = _option(0.2, "share of training recordings used for validation")
-    test_fraction: float = _option(0.2, "share of recordings kept for the final test")
+    validation_fraction: float = _option(
+        0.2, "share of recordings to choose the best epoch by; 0: train all epochs"
+    )
+    test_fraction: float = _option(0.2, "share of recordings kept for the final test; 0: none")
     split_file: str | None = _option(None, "splits.json of an earlier run, to use its split again")
 
     def __post_init__(self) -> None:
@@ -81,8 +83,7 @@ class ModelConfig:
 
     backbone: str = _option(
         "bundled",
-        "bundled (the small architecture in the package; it has no pretrained weights yet, so it "
-        "needs random_weights), a Hub id, or a folder with config.json",
+        "bundled (the heart-sound backbone in the package), a Hub id, or a folder with config.json",
     )
     random_weights: bool = _option(
         False, "start from random weights (a control experiment; named in every output)"
@@ -187,7 +188,8 @@ class CrossValidationConfig:
 
     method: str = _option(
         "fine_tune",
-        "fine_tune, or a baseline: majority, device_only, logistic_regression, extra_trees",
+        "fine_tune; embedding_probe (logistic regression on the frozen backbone); log_mel_probe; "
+        "or a baseline: majority, device_only, logistic_regression, extra_trees",
     )
     num_folds: int = _option(5, "grouped folds")
     num_repeats: int = _option(3, "repeats with other folds: seeds 0, 1, 2, ...")

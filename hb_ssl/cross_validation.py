@@ -28,6 +28,14 @@ from hb_ssl.evaluation.baselines import (
     fit_predict_baseline,
 )
 from hb_ssl.evaluation.metrics import read_predictions
+from hb_ssl.evaluation.probes import (
+    LOG_MEL_RATE,
+    PROBES,
+    FrozenBackbone,
+    embedding_matrix,
+    fit_predict_probe,
+    log_mel_matrix,
+)
 from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic, write_text_atomic
 from hb_ssl.processes import processes
 from hb_ssl.runs import describe_environment, open_run
@@ -36,7 +44,7 @@ from hb_ssl.training import describe_task, fine_tune
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("fine_tune", *BASELINES)
+METHODS = ("fine_tune", *PROBES, *BASELINES)
 
 
 def cross_validate(
@@ -63,7 +71,8 @@ def cross_validate(
             return folder
         with state.main_process_first():
             task = prepare_task_from(data)
-        features = _features(task) if cv.method in FEATURE_BASELINES else None
+        with state.main_process_first():
+            features = _features(task, cv.method, data, model)
         plan = [
             (repeat, number, test)
             for repeat in range(cv.num_repeats)
@@ -92,11 +101,29 @@ def cross_validate(
     return folder
 
 
-def _features(task: HeartSoundTask) -> dict[str, np.ndarray]:
+def _features(
+    task: HeartSoundTask, method: str, data: DataConfig, model: ModelConfig
+) -> dict[str, np.ndarray] | None:
+    """What a method without fine-tuning sees of every recording, by recording id."""
     recordings = [task.recordings[item.recording_id] for item in task.items]
-    waveforms = Waveforms(waveform_dataset(recordings, FEATURE_RATE))
-    matrix = feature_matrix((waveforms[r.recording_id] for r in recordings), FEATURE_RATE)
-    return {r.recording_id: row for r, row in zip(recordings, matrix, strict=True)}
+    ids = [recording.recording_id for recording in recordings]
+
+    def at(rate: int) -> Waveforms:
+        return Waveforms(waveform_dataset(recordings, rate, data.band_low_hz, data.band_high_hz))
+
+    if method in FEATURE_BASELINES:
+        waveforms = at(FEATURE_RATE)
+        matrix = feature_matrix((waveforms[recording_id] for recording_id in ids), FEATURE_RATE)
+    elif method == "log_mel_probe":
+        matrix = log_mel_matrix(at(LOG_MEL_RATE), ids, data.window_seconds, data.hop_seconds)
+    elif method == "embedding_probe":
+        frozen = FrozenBackbone(
+            model.backbone, data.window_seconds, data.hop_seconds, model.random_weights
+        )
+        matrix = embedding_matrix(frozen, at(frozen.make_features.sampling_rate), ids)
+    else:
+        return None
+    return dict(zip(ids, matrix, strict=True))
 
 
 def _fine_tune_fold(
@@ -139,16 +166,29 @@ def _baseline_fold(
     def matrix(items: list[Item]) -> np.ndarray | None:
         return None if features is None else np.stack([features[i.recording_id] for i in items])
 
-    probabilities = fit_predict_baseline(
-        method,
-        matrix(train_items),
-        [item.label for item in train_items],
-        [item.set for item in train_items],
-        matrix(test_items),
-        [item.set for item in test_items],
-        task.labels,
-        seed=repeat,
-    )
+    train_labels = [item.label for item in train_items]
+    train_features, test_features = matrix(train_items), matrix(test_items)
+    if method in PROBES:
+        assert train_features is not None and test_features is not None
+        probabilities = fit_predict_probe(
+            train_features,
+            train_labels,
+            [item.group for item in train_items],
+            test_features,
+            task.labels,
+            seed=repeat,
+        )
+    else:
+        probabilities = fit_predict_baseline(
+            method,
+            train_features,
+            train_labels,
+            [item.set for item in train_items],
+            test_features,
+            [item.set for item in test_items],
+            task.labels,
+            seed=repeat,
+        )
     rows = [
         {
             "recording_id": item.recording_id,

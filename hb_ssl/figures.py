@@ -72,7 +72,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Rendered:
     """Accuracy against confidence, and how many predictions each bin holds.
 
     Args:
-        bins: from ``report.reliability_bins``: ``low``, ``high``, ``n``, ``confidence``,
+        bins: from ``reliability_bins``: ``low``, ``high``, ``n``, ``confidence``,
             ``accuracy`` (the last two ``None`` in an empty bin).
     """
 
@@ -87,9 +87,9 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> Rendered:
         lows = [b["low"] for b in bins]
         bottom.bar(lows, [b["n"] for b in bins], width=0.094, align="edge", color=BLUE, alpha=0.6)
         bottom.set(xlabel="highest class probability (uncalibrated)", ylabel="number")
-        _grid(top)
+        grid(top)
 
-    return _render(draw, (4.0, 3.8), "reliability")
+    return render(draw, (4.0, 3.8), "reliability")
 
 
 def training_figure(
@@ -127,9 +127,9 @@ def training_figure(
         axes.set(xlabel="epoch", ylabel=y_label)
         if len(keys) > 1:
             axes.legend()
-        _grid(axes)
+        grid(axes)
 
-    return _render(draw, (3.8, 2.7), name)
+    return render(draw, (3.8, 2.7), name)
 
 
 def recording_figure(
@@ -167,7 +167,7 @@ def recording_figure(
             _draw_timeline(timeline[0], windows, window_seconds, duration)
         (timeline[0] if timeline else mel).set_xlabel("seconds")
 
-    return _render(draw, (4.2, 3.5 if windows else 3.0), name)
+    return render(draw, (4.2, 3.5 if windows else 3.0), name)
 
 
 def prediction_figure(
@@ -210,7 +210,7 @@ def prediction_figure(
         shares.set(ylim=(0, 1), ylabel="probability", xlabel="seconds")
         figure.legend(loc="outside lower center", ncols=len(labels))
 
-    return _render(draw, (8.0, 3.8), "prediction")
+    return render(draw, (8.0, 3.8), "prediction")
 
 
 def _draw_timeline(
@@ -274,11 +274,13 @@ def _text_on(colour: str) -> str:
     return "black" if np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) > 0.4 else "white"
 
 
-def _grid(axes: Axes) -> None:
+def grid(axes: Axes) -> None:
+    """Faint lines behind the data."""
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
 
 
-def _render(draw: Any, inches: tuple[float, float], name: str) -> Rendered:
+def render(draw: Any, inches: tuple[float, float], name: str) -> Rendered:
+    """Draws once, for a page and for Markdown; ``name`` is unique in the report."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure)

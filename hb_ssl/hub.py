@@ -2,18 +2,17 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from transformers import PreTrainedConfig
 
 from hb_ssl.config import read_yaml
 from hb_ssl.data.splits import read_split
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json, write_json_atomic, write_text_atomic
-from hb_ssl.hub_requests import ask_hub
+from hb_ssl.full_evaluation import evaluation_summary
+from hb_ssl.hub_requests import Pushed, push_folder
 from hb_ssl.model_card import model_card
 from hb_ssl.models.adapters import ADAPTER_WEIGHTS
 from hb_ssl.models.backbones import family_of, load_backbone_config
@@ -22,14 +21,6 @@ from hb_ssl.models.classifier import ADAPTER_FOLDER, PREPROCESSING_FILE
 CARD_FILE, METRICS_FILE = "README.md", "metrics.json"
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", PREPROCESSING_FILE)
 ADAPTER_CONFIG = f"{ADAPTER_FOLDER}/adapter_config.json"
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """Where a push went: the repository's address and the new commit."""
-
-    url: str
-    commit: str
 
 
 def is_stock_head(config: PreTrainedConfig) -> bool:
@@ -101,6 +92,7 @@ def make_bundle(
         stock_head=is_stock_head(config), has_model=not adapter_only, has_adapter=has_adapter,
         license_id=license_id, split_sizes={part: len(ids) for part, ids in split.items()} or None,
         keeps_contradictions=settings.get("keep_contradictions", False),
+        evaluation=evaluation_summary(run_folder),
     )  # fmt: skip
     write_text_atomic(target / CARD_FILE, card)
     return target
@@ -134,10 +126,7 @@ def push_run(
     adapter_only: bool = False,
     license_id: str = "apache-2.0",
 ) -> Pushed:
-    """Uploads a finished run as a model repository, in one commit.
-
-    Until that commit is made the repository shows its old files, so a push that breaks off changes
-    nothing. Dropped connections and a busy Hub are tried again.
+    """Uploads a finished run as a model repository, in one commit (see ``push_folder``).
 
     Args:
         run_folder: see ``make_bundle``.
@@ -152,35 +141,17 @@ def push_run(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_bundle(run_folder, Path(temporary) / "bundle", repo, adapter_only, license_id)
-        if get_token() is None:
-            raise UserError(
-                f"{repo}: pushing needs a Hub token and there is none; run `hf auth login` or set "
-                "HF_TOKEN to a token with write access"
-            )
-        return ask_hub(lambda: _upload(folder, repo, private, revision), repo, revision)
+        return push_folder(
+            folder,
+            repo,
+            "Upload a heart sound classifier with hb-ssl",
+            _is_stale,
+            private=private,
+            revision=revision,
+        )
 
 
-def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pushed:
-    api = HfApi()
-    url = api.create_repo(repo, private=private, exist_ok=True)
-    if revision is not None:
-        api.create_branch(repo, branch=revision, exist_ok=True)
-    names = [path.as_posix() for path in bundle_files(folder)]
-    stale = [
-        name
-        for name in api.list_repo_files(repo, revision=revision)
-        if name not in names
-        and (name.startswith(f"{ADAPTER_FOLDER}/") or name.startswith("model"))
-        and name.endswith((".safetensors", ".safetensors.index.json", "adapter_config.json"))
-    ]
-    # create_commit, not upload_folder: that one may split the files over several commits.
-    commit = api.create_commit(
-        repo,
-        operations=[
-            *(CommitOperationAdd(name, folder / name) for name in names),
-            *(CommitOperationDelete(name) for name in stale),
-        ],
-        commit_message="Upload a heart sound classifier with hb-ssl",
-        revision=revision,
-    )
-    return Pushed(str(url), commit.oid)
+def _is_stale(name: str) -> bool:
+    """Weights of an earlier push; what people added themselves stays."""
+    weights = name.endswith((".safetensors", ".safetensors.index.json", "adapter_config.json"))
+    return weights and name.startswith((f"{ADAPTER_FOLDER}/", "model"))

@@ -4,13 +4,17 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # the parent of every failed connection, whichever HTTP library is in use
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -25,6 +29,74 @@ FIRST_WAIT_SECONDS = 2.0  # doubled after every try
 HUB_ERRORS = (HTTPError, EntryNotFoundError, HFValidationError, OSError)
 BUSY_STATUS = (408, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a push went: the repository's address and the new commit."""
+
+    url: str
+    commit: str
+
+
+def push_folder(
+    folder: Path,
+    repo: str,
+    message: str,
+    is_stale: Callable[[str], bool],
+    repo_type: str = "model",
+    private: bool = False,
+    revision: str | None = None,
+) -> Pushed:
+    """Puts all files of a folder into a repository, in one commit.
+
+    Until that commit is made the repository shows its old files, so a push that breaks off changes
+    nothing. Dropped connections and a busy Hub are tried again.
+
+    Args:
+        folder: what to upload.
+        repo: ``org/name``; created if it does not exist.
+        message: of the commit.
+        is_stale: of the files in the repository that the folder does not have, which to delete.
+        repo_type: ``model`` or ``dataset``.
+        private: make a new repository private.
+        revision: branch to commit to, created if it does not exist; by default ``main``.
+
+    Raises:
+        UserError: no token is set, or the Hub refuses.
+    """
+    if get_token() is None:
+        raise UserError(
+            f"{repo}: pushing needs a Hub token and there is none; run `hf auth login` or set "
+            "HF_TOKEN to a token with write access"
+        )
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+
+    def push() -> Pushed:
+        api = HfApi()
+        url = api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, repo_type=repo_type, exist_ok=True)
+        present = api.list_repo_files(repo, revision=revision, repo_type=repo_type)
+        # create_commit, not upload_folder: that one may split the files over several commits.
+        commit = api.create_commit(
+            repo,
+            operations=[
+                *(CommitOperationAdd(name, path) for name, path in files.items()),
+                *(
+                    CommitOperationDelete(name)
+                    for name in present
+                    if name not in files and is_stale(name)
+                ),
+            ],
+            commit_message=message,
+            repo_type=repo_type,
+            revision=revision,
+        )
+        return Pushed(str(url), commit.oid)
+
+    return ask_hub(push, repo, revision)
 
 
 def explain_hub_error(error: Exception, repo: str, revision: str | None = None) -> UserError:
@@ -83,9 +155,8 @@ def ask_hub(action: Callable[[], Result], repo: str, revision: str | None = None
         try:
             return action()
         except (*HUB_ERRORS, RuntimeError, json.JSONDecodeError) as error:
-            # A failed file upload is wrapped; an answer that is no JSON comes from a broken proxy.
-            cause = error.__cause__ if isinstance(error, RuntimeError) else error
-            if not isinstance(cause, (*HUB_ERRORS, json.JSONDecodeError)):
+            cause = _unwrapped(error)
+            if isinstance(cause, RuntimeError):
                 raise
             explained = explain_hub_error(cause, repo, revision)
             if not left or not _may_pass(cause):
@@ -94,6 +165,17 @@ def ask_hub(action: Callable[[], Result], repo: str, revision: str | None = None
             time.sleep(wait)
             wait *= 2
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """The trouble itself: failed uploads and downloads that find nothing cached are wrapped.
+
+    An answer that is no JSON comes from a broken proxy.
+    """
+    wrapper = isinstance(error, (RuntimeError, LocalEntryNotFoundError))
+    if wrapper and isinstance(error.__cause__, (*HUB_ERRORS, json.JSONDecodeError)):
+        return _unwrapped(error.__cause__)
+    return error
 
 
 def _may_pass(error: Exception) -> bool:

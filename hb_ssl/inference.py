@@ -104,7 +104,7 @@ class HeartSoundClassifier:
         feature_extractor: Any,
         preprocessing: dict[str, Any],
     ) -> None:
-        self.model = model.eval() if isinstance(model, PreTrainedModel) else model
+        self.model: Any = model.eval() if isinstance(model, PreTrainedModel) else model
         self.preprocessing = preprocessing
         self.labels: list[str] = preprocessing["labels"]
         self.make_features = FeatureMaker(feature_extractor, preprocessing["window_seconds"])
@@ -230,12 +230,13 @@ class HeartSoundClassifier:
         limited = band_limit(waveform, rate, about["band_low_hz"], about["band_high_hz"])
         window = self.make_features.window
         hop = round(about["hop_seconds"] * rate)
+        heart_rate = estimate_heart_rate(waveform, rate)
         return _Recording(
             waveform=tile_to_length(limited, window),
             starts=window_starts(len(limited), window, hop),
             duration_seconds=duration,
-            heart_rate=estimate_heart_rate(waveform, rate),
-            signal_notes=check_signal(head, orig_rate),
+            heart_rate=heart_rate,
+            signal_notes=check_signal(head, orig_rate, heart_rate),
             is_heart_sound=heard,
         )
 

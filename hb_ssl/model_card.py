@@ -43,6 +43,7 @@ def model_card(
     license_id: str,
     split_sizes: dict[str, int] | None = None,
     keeps_contradictions: bool = False,
+    evaluation: dict[str, Any] | None = None,
 ) -> str:
     """The README.md of a model repository, with metadata for the Hub.
 
@@ -56,6 +57,7 @@ def model_card(
         license_id: the Hub's name of the licence.
         split_sizes: recordings by part of the split.
         keeps_contradictions: whether audio under two labels was used.
+        evaluation: ``evaluation_summary`` of the run.
     """
     metadata = _metadata(repo, preprocessing, metrics, stock_head and has_model, license_id)
     sections = [
@@ -65,6 +67,7 @@ def model_card(
         _what(preprocessing, metrics, has_model),
         _usage(repo, preprocessing, stock_head, has_model, has_adapter),
         _scores(metrics),
+        _trust(evaluation or {}),
         _data(preprocessing, split_sizes, keeps_contradictions),
         _LIMITS,
         f"## Citation\n\nThe recordings:\n\n{PASCAL_CITATION}",
@@ -123,8 +126,8 @@ def _warnings(about: dict[str, Any]) -> str:
         )
     if about.get("random_weights"):
         lines.append(
-            "> **Started from RANDOM weights**, without self-supervised pre-training: a control "
-            "experiment."
+            "> **Started from RANDOM weights**: nothing in it comes from self-supervised "
+            "pre-training."
         )
     return "\n>\n".join(lines)
 
@@ -220,9 +223,15 @@ def _scores(metrics: dict[str, Any]) -> str:
         if key in problem
     ]
     table = summary_table(metrics).strip()
+    how = "On recordings of subjects that training never heard"
+    if "num_folds" in metrics:
+        how = (
+            f"Cross-validated: {metrics['num_folds']} folds x {metrics['num_repeats']} repeats, "
+            "each tested on subjects that its training never heard"
+        )
     text = f"""## Scores
 
-On recordings of subjects that training never heard:
+{how}:
 
 {table}
 
@@ -235,6 +244,36 @@ is almost surely a simulator in set A."""
         + "\n\n"
         + "\n".join(["| class | n | precision | recall |", "|---|---|---|---|", *rows])
     )
+
+
+def _trust(evaluation: dict[str, Any]) -> str:
+    """The full evaluation in a few lines; a number that was not computed is left out."""
+    lines = []
+    if "ece_after" in evaluation:
+        lines.append(
+            f"Calibration error (ECE): {evaluation['ece_before']:.3f} before and "
+            f"{evaluation['ece_after']:.3f} after calibration, cross-fitted over people."
+        )
+    if "coverage" in evaluation:
+        lines.append(
+            f"When it may abstain it answers {evaluation['coverage']:.0%} of the recordings; "
+            f"UAR {_number(evaluation['uar_at_coverage'])} on these, "
+            f"{_number(evaluation['uar'])} on all."
+        )
+    if "gate_auroc" in evaluation:
+        lines.append(
+            f"Sounds that are no heart: gate AUROC {evaluation['gate_auroc']:.3f}; it lets "
+            f"{evaluation['gate_true_accept']:.0%} of heart sounds and "
+            f"{evaluation['gate_false_accept']:.0%} of other sounds through."
+        )
+    if evaluation.get("device_sentence"):
+        lines.append(f"Device: {evaluation['device_sentence']}")
+    if evaluation.get("robustness"):
+        worst = ", ".join(f"{kind} {uar:.3f}" for kind, uar in evaluation["robustness"].items())
+        lines.append(f"Lowest UAR under growing damage to the recording: {worst}.")
+    if not lines:
+        return ""
+    return "## How far to trust it\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _number(value: float | None) -> str:
@@ -258,13 +297,25 @@ def _data(
         sizes = f" Recordings: {listed}."
     return f"""## Data and leakage
 
-{origin}{task}{sizes}
+{origin}{task}{sizes}{_trained_with(about.get("training"))}
 
 Subjects (set B) and recording sessions (set A) stand on one side of the split only; copies of the
 same audio, found from the sound itself, join their groups. Training refuses to start otherwise.
 Audio that stands under two labels is {"kept" if keeps_contradictions else "left out"}. Windows
 have a fixed length and short recordings are repeated, never padded, because in this data the length
 alone tells one class."""
+
+
+def _trained_with(training: dict[str, Any] | None) -> str:
+    if not training:
+        return ""
+    return f"""
+
+- Command: `{training["command"]}`
+- Seed {training["seed"]}, {training["epochs"]:g} epochs, peak learning rate
+  {training["learning_rate"]:g}
+- {training["num_recordings"]} recordings trained on; SHA-256 over their sorted content hashes:
+  `{training["data_sha256"]}`"""
 
 
 _LIMITS = """## What it can't do

@@ -109,7 +109,7 @@ def _export(classifier: HeartSoundClassifier, file: Path) -> None:
     name = make_features.input_name
     example = torch.from_numpy(make_features(_example_windows(make_features.window, 2)))
     # Without eval() the exporter would leave the model in training mode, dropout and all.
-    network = _Logits(classifier.model, name).eval()  # type: ignore[arg-type]
+    network = _Logits(classifier.model, name).eval()
     with warnings.catch_warnings():
         # The tracer warns about Python ifs on shapes; shapes never change here but for the batch.
         warnings.simplefilter("ignore")

@@ -14,10 +14,11 @@ from hb_ssl.audio import load_audio
 from hb_ssl.data.inspect import format_inspection
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.calibration import reliability_bins
+from hb_ssl.evaluation.device import device_share
 from hb_ssl.evaluation.intervals import paired_bootstrap
 from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.figures import PICTURE_RATE, recording_figure, reliability_figure, training_figure
-from hb_ssl.files import write_bytes_atomic, write_text_atomic
+from hb_ssl.files import read_json, write_bytes_atomic, write_text_atomic
 from hb_ssl.report_page import (
     Block,
     Code,
@@ -39,6 +40,7 @@ from hb_ssl.report_run import (
     load_run,
     worst_errors,
 )
+from hb_ssl.report_trust import trust_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ def write_report(run_folder: str | Path) -> Path:
         *_parts(run),
         *_confusions(run),
         *_reliability(run),
+        *_trust(run),
         *_training_curves(run),
         *_data_card(run),
         *_errors(run),
@@ -172,8 +175,11 @@ def _device_alone(run: Run) -> list[Block]:
     compared = paired_bootstrap(run.rows, rows, run.labels, names=("the model", "the device alone"))
     sets = sorted({row["set"].upper() for row in run.rows})
     known = f"from which device (set {' or '.join(sets)})" if len(sets) > 1 else "nothing else"
+    by_key = {(row["recording_id"], row.get("seed")): row for row in rows}
+    aligned = [by_key[row["recording_id"], row.get("seed")] for row in run.rows]
     return [
         *blocks,
+        Text(device_share(run.rows, aligned, run.labels)["sentence"]),
         Text(
             f"Answering with the commonest class of the training recordings, knowing {known} and "
             f"hearing nothing, gives {shown} on the same recordings. UAR: "
@@ -286,6 +292,16 @@ def _reliability(run: Run) -> list[Block]:
             [Table("Reliability", ["probability", "predictions", "mean", "share correct"], rows)],
         ),
     ]
+
+
+def _trust(run: Run) -> list[Block]:
+    path = run.folder / "full_evaluation.json"
+    if not path.is_file():
+        command = f"hb-ssl evaluate {shlex.quote(str(run.folder))} --full"
+        return [
+            Text(f"Calibration, abstention, robustness and more: run `{command}`.", "note"),
+        ]
+    return trust_blocks(read_json(path))
 
 
 def _training_curves(run: Run) -> list[Block]:

@@ -65,8 +65,8 @@ def check_signal(
         notes.append(
             SignalNote(
                 "too_short",
-                f"The recording lasts {duration:.1f} s, too short to judge.",
-                "Record at least 10 seconds.",
+                f"The recording lasts only {duration:.1f} s, so there is little to hear.",
+                "Record 10 seconds or more.",
             )
         )
     if peak < SILENT_PEAK:

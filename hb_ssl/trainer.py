@@ -118,7 +118,17 @@ class _EpochLogger(TrainerCallback):
             )  # fmt: skip
 
 
-def trainer_arguments(training: TrainConfig, folder: Path, full: bool) -> TrainingArguments:
+def trainer_arguments(
+    training: TrainConfig, folder: Path, full: bool, has_validation: bool
+) -> TrainingArguments:
+    """The Trainer's settings.
+
+    Args:
+        training: the recipe.
+        folder: run folder.
+        full: whether all weights train.
+        has_validation: keep the best checkpoint by validation; else the last one.
+    """
     strategy = "steps" if training.save_steps else "epoch"
     steps = training.save_steps or 500  # ignored by the strategy "epoch"
     return TrainingArguments(
@@ -138,15 +148,15 @@ def trainer_arguments(training: TrainConfig, folder: Path, full: bool) -> Traini
         lr_scheduler_type=training.scheduler,
         fp16=training.mixed_precision == "fp16",
         bf16=training.mixed_precision == "bf16",
-        eval_strategy=strategy,
+        eval_strategy=strategy if has_validation else "no",
         save_strategy=strategy,
         logging_strategy=strategy,
         eval_steps=steps,
         save_steps=steps,
         logging_steps=steps,
         save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="recording_uar",
+        load_best_model_at_end=has_validation,
+        metric_for_best_model="recording_uar" if has_validation else None,
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         label_names=["labels"],
@@ -159,9 +169,12 @@ def trainer_arguments(training: TrainConfig, folder: Path, full: bool) -> Traini
     )
 
 
-def trainer_callbacks(training: TrainConfig, folder: Path) -> list[TrainerCallback]:
+def trainer_callbacks(
+    training: TrainConfig, folder: Path, has_validation: bool
+) -> list[TrainerCallback]:
+    """Log lines, early stopping if asked for and possible, and TensorBoard."""
     callbacks: list[TrainerCallback] = [_EpochLogger()]
-    if training.early_stopping_patience:
+    if training.early_stopping_patience and has_validation:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
     if training.tracker == "tensorboard" and processes().is_main_process:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "logs"))))

@@ -4,6 +4,7 @@ Builds on ``transformers.Trainer`` (which runs on accelerate): resume, early sto
 accumulation, mixed precision and several processes come from there.
 """
 
+import hashlib
 import logging
 import shutil
 import time
@@ -67,6 +68,7 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
     The folder holds ``config.yaml``, ``environment.json``, ``splits.json``, ``data_card.json``,
     ``history.json``, ``predictions.csv``, ``window_predictions.csv``, ``metrics.json``, the
     TensorBoard ``logs/`` and the classifier in ``model/``; checkpoints exist only while it runs.
+    With ``test_fraction: 0`` there are no predictions and no scores.
 
     Returns:
         The run folder.
@@ -94,7 +96,8 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
             )
         tuned = fine_tune(task, split, data, model, training, folder)
         if state.is_main_process:
-            _write_results(folder, task, tuned, data, model)
+            about = provenance(task, split["train"], training)
+            _write_results(folder, task, tuned, data, model, about)
         state.wait_for_everyone()
     return folder
 
@@ -182,29 +185,37 @@ def fine_tune(
         waveforms, split["train"], label_ids["train"], len(task.labels), make_features,
         data.hop_seconds, training,
     )  # fmt: skip
-    validation = evaluation_windows("validation")
+    validation = evaluation_windows("validation") if split["validation"] else None
     trainer = WindowTrainer(
         model=model,
-        args=trainer_arguments(training, folder, full=model_config.adaptation == "full"),
+        args=trainer_arguments(
+            training,
+            folder,
+            full=model_config.adaptation == "full",
+            has_validation=validation is not None,
+        ),
         train_dataset=train_windows,
         eval_dataset=validation,
-        compute_metrics=_validation_metrics(task, validation),
+        compute_metrics=_validation_metrics(task, validation) if validation else None,
         class_weights=(
             class_weights(label_ids["train"], len(task.labels))
             if training.class_balance == "weights"
             else None
         ),
         balanced=training.class_balance == "sampling",
-        callbacks=trainer_callbacks(training, folder),
+        callbacks=trainer_callbacks(training, folder, has_validation=validation is not None),
     )
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder / "checkpoints"))
     seconds = time.perf_counter() - started
-    test = evaluation_windows("test")
-    trainer.compute_metrics = None  # it scores the validation windows only
-    logits = np.asarray(trainer.predict(test).predictions)
-    recording_rows, window_rows = prediction_rows(task, test, logits)
+    recording_rows: list[dict[str, Any]] = []
+    window_rows: list[dict[str, Any]] = []
+    if split["test"]:
+        test = evaluation_windows("test")
+        trainer.compute_metrics = None  # it scores the validation windows only
+        logits = np.asarray(trainer.predict(test).predictions)
+        recording_rows, window_rows = prediction_rows(task, test, logits)
     return FineTuned(
         model=trainer.accelerator.unwrap_model(trainer.model),
         feature_extractor=extractor,
@@ -296,6 +307,26 @@ def _validation_metrics(
     return compute
 
 
+def provenance(
+    task: HeartSoundTask, recording_ids: list[str], training: TrainConfig
+) -> dict[str, Any]:
+    """What a model was trained with: seed, epochs, recordings and their SHA-256, and the command.
+
+    Names of local folders are cut to their last part, since a model may be published.
+    """
+    hashes = sorted(task.recordings[recording_id].content_hash for recording_id in recording_ids)
+    words = describe_environment()["command"]
+    command = [Path(word).name if Path(word).exists() else word for word in words]
+    return {
+        "command": " ".join(command),
+        "seed": training.seed,
+        "epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "num_recordings": len(recording_ids),
+        "data_sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+    }
+
+
 def preprocessing_of(
     task: HeartSoundTask, data: DataConfig, model: ModelConfig, sampling_rate: int
 ) -> dict[str, Any]:
@@ -324,18 +355,25 @@ def preprocessing_of(
 
 
 def _write_results(
-    folder: Path, task: HeartSoundTask, tuned: FineTuned, data: DataConfig, model: ModelConfig
+    folder: Path,
+    task: HeartSoundTask,
+    tuned: FineTuned,
+    data: DataConfig,
+    model: ModelConfig,
+    trained_with: dict[str, Any],
 ) -> None:
     rate = tuned.feature_extractor.sampling_rate
     save_classifier(
         folder / "model",
         tuned.model,
         tuned.feature_extractor,
-        preprocessing_of(task, data, model, rate),
+        {**preprocessing_of(task, data, model, rate), "training": trained_with},
     )
     write_json_atomic(folder / "history.json", tuned.history)
-    write_csv_atomic(folder / "predictions.csv", tuned.recording_rows)
-    write_csv_atomic(folder / "window_predictions.csv", tuned.window_rows)
-    metrics = score(task, tuned.recording_rows, tuned.window_rows)
+    metrics: dict[str, Any] = {"synthetic": task.synthetic}
+    if tuned.recording_rows:
+        write_csv_atomic(folder / "predictions.csv", tuned.recording_rows)
+        write_csv_atomic(folder / "window_predictions.csv", tuned.window_rows)
+        metrics = score(task, tuned.recording_rows, tuned.window_rows)
     write_json_atomic(folder / "metrics.json", {**metrics, "run": tuned.summary})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

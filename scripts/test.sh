@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-ensure_environment "dev"
+ensure_environment "dev,onnx"
 if [ $# -eq 0 ]; then
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .

@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Features, Value
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 from hb_ssl.data.pascal import AUDIO_SUFFIXES, SYNTHETIC_MARKER, RecordingList
 from hb_ssl.data.recording import Recording
 from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import folder_written_whole, write_json_atomic, write_text_atomic
-from hb_ssl.hub_requests import HUB_ERRORS
+from hb_ssl.hub_requests import ask_hub, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -177,17 +177,14 @@ def download_hub_dataset(repo_id: str, cache_dir: str | Path, token: str | None 
     Raises:
         UserError: the repository can't be reached or is not an export of hb-ssl.
     """
-    try:
-        snapshot = Path(
-            snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                allow_patterns=["*.parquet", SYNTHETIC_MARKER],
-                token=token,
-            )
+
+    def download() -> Path:
+        patterns = ["*.parquet", SYNTHETIC_MARKER]
+        return Path(
+            snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns, token=token)
         )
-    except HUB_ERRORS as error:
-        raise _hub_error(repo_id, "download", error) from error
+
+    snapshot = ask_hub(download, repo_id)
     # The snapshot's folder is named after the commit, so a new commit is unpacked anew.
     return import_dataset(
         snapshot, Path(cache_dir) / "hub" / repo_id.replace("/", "--") / snapshot.name
@@ -199,7 +196,6 @@ def push_dataset(
     repo_id: str,
     private: bool = True,
     i_may_share: bool = False,
-    token: str | None = None,
 ) -> str:
     """Uploads the recordings as a dataset repository.
 
@@ -208,7 +204,6 @@ def push_dataset(
         repo_id: ``ORG/NAME``.
         private: make a new repository private.
         i_may_share: the caller's statement that these recordings may be shared.
-        token: Hub token; ``None`` for the one of ``hf auth login``.
 
     Returns:
         The address of the repository.
@@ -221,27 +216,16 @@ def push_dataset(
             f"hub dataset '{repo_id}': these are people's heart sounds, nothing was uploaded; "
             "check that you may share them and pass --i-may-share"
         )
-    api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = export_dataset(recording_list, Path(temporary) / "dataset")
-        try:
-            address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=folder,
-                commit_message=f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
-            )
-        except HUB_ERRORS as error:
-            raise _hub_error(repo_id, "upload", error) from error
-    return str(address)
-
-
-def _hub_error(repo_id: str, what: str, error: Exception) -> UserError:
-    return UserError(
-        f"hub dataset '{repo_id}': {what} failed ({type(error).__name__}: {first_line(error)}); "
-        "check the name, the network and `hf auth login`"
-    )
+        pushed = push_folder(
+            export_dataset(recording_list, Path(temporary) / "dataset"),
+            repo_id,
+            f"Upload {len(recording_list.recordings)} recordings with hb-ssl",
+            is_stale=lambda name: name.endswith(".parquet") or name == SYNTHETIC_MARKER,
+            repo_type="dataset",
+            private=private,
+        )
+    return pushed.url
 
 
 def _dataset_card(recording_list: RecordingList, splits: list[str]) -> str:

@@ -67,31 +67,35 @@ def train_validation_test(
 
     Args:
         items: recordings of the task.
-        validation_fraction: share of the recordings of every (label, set) to aim at.
+        validation_fraction: share of the recordings of every (label, set) to aim at; 0: none.
         test_fraction: as above.
         seed: of the random choices.
 
     Raises:
-        UserError: a fraction out of range, or a class with fewer than three groups.
+        UserError: a fraction out of range, or a class with fewer groups than parts.
     """
     train_fraction = 1 - validation_fraction - test_fraction
-    if not all(0 < f < 1 for f in (validation_fraction, test_fraction, train_fraction)):
+    if min(validation_fraction, test_fraction) < 0 or not train_fraction > 0:
         raise UserError(
             f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: "
-            "expected both above 0 and their sum below 1"
+            "expected neither below 0 and their sum below 1"
         )
-    parts = _assign(items, [train_fraction, validation_fraction, test_fraction], seed)
-    return dict(zip(("train", "validation", "test"), parts))
+    shares = {"train": train_fraction, "validation": validation_fraction, "test": test_fraction}
+    wanted = {part: share for part, share in shares.items() if share}
+    parts = dict(zip(wanted, _assign(items, list(wanted.values()), seed)))
+    return {part: parts.get(part, []) for part in shares}
 
 
 def inner_validation(items: list[Item], fraction: float, seed: int) -> tuple[list[str], list[str]]:
     """Splits the training part of a fold into (train, validation) ids; see ``grouped_folds``.
 
     Raises:
-        UserError: ``fraction`` is not inside (0, 1), or a class has fewer than two groups.
+        UserError: ``fraction`` is not inside [0, 1), or a class has fewer than two groups.
     """
-    if not 0 < fraction < 1:
-        raise UserError(f"validation fraction {fraction}: expected more than 0 and less than 1")
+    if not 0 <= fraction < 1:
+        raise UserError(f"validation fraction {fraction}: expected at least 0 and less than 1")
+    if not fraction:
+        return [item.recording_id for item in items], []
     train, validation = _assign(items, [1 - fraction, fraction], seed)
     return train, validation
 

@@ -235,7 +235,7 @@ def fit_predict_baseline(
     if len(present) == 1:  # nothing to separate; LogisticRegression would refuse
         probabilities[:, present] = 1.0
         return probabilities
-    model = _classifier(name, seed).fit(train_features, y)
+    model = feature_classifier(name, seed).fit(train_features, y)
     probabilities[:, present] = model.predict_proba(test_features)
     return probabilities
 
@@ -257,7 +257,8 @@ def _device_only(
     return np.stack([counts[set_] / counts[set_].sum() for set_ in test_sets])
 
 
-def _classifier(name: str, seed: int) -> ExtraTreesClassifier | Pipeline:
+def feature_classifier(name: str, seed: int) -> ExtraTreesClassifier | Pipeline:
+    """The unfitted classifier of a baseline in ``FEATURE_BASELINES``."""
     if name == "extra_trees":
         # Class weights act through the vote inside a leaf, so leaves hold several recordings.
         return ExtraTreesClassifier(

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, set_seed
 from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import read_json
 from hb_ssl.models.backbones import (
-    BUNDLED_BACKBONE,
     family_of,
     load_backbone_config,
     load_feature_extractor,
@@ -81,11 +80,6 @@ def build_classifier(
     if random_weights:
         logger.warning("The backbone '%s' starts from RANDOM weights, as asked", backbone)
         return model_class(config)
-    if backbone == "bundled" and not (BUNDLED_BACKBONE / "model.safetensors").is_file():
-        raise UserError(
-            "backbone 'bundled': this version ships its architecture without pretrained weights; "
-            "add --random_weights to train it from scratch, or give --backbone a Hub id or folder"
-        )
     try:
         with quiet_transformers():
             model, loading = model_class.from_pretrained(

@@ -19,6 +19,7 @@ from hb_ssl.data.corpora import CIRCOR_TABLE, load_corpus
 from hb_ssl.errors import UserError
 from hb_ssl.files import cache_folder, write_json_atomic
 from hb_ssl.models.pcg import PCG_SAMPLING_RATE, pcg_config
+from hb_ssl.pretraining.card import write_backbone_card
 from hb_ssl.pretraining.checkpoint import load_checkpoint, save_backbone, save_checkpoint
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.pretraining.features import load_features
@@ -82,8 +83,10 @@ def pretrain(config: PretrainConfig) -> Path:
     with open_run(folder, config.resume, config.overwrite, config) as finished:
         if finished:
             logger.info("%s is finished already", folder)
-            return folder
-        _train(config, folder, accelerator)
+        else:
+            _train(config, folder, accelerator)
+        if accelerator.is_main_process:
+            write_backbone_card(folder)
     return folder
 
 

@@ -262,6 +262,30 @@ def test_card_names_random_weights_and_foreign_heads(run: Path, tmp_path: Path) 
         make_bundle(tmp_path / "run", tmp_path / "other", "tiny/x", adapter_only=True)
 
 
+def test_card_shows_the_full_evaluation(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    about = read_json(tmp_path / "run/model/preprocessing.json")
+    calibration = {"temperature": 1.3, "bias": [0.0] * 4, "abstain_below": 0.62, "risk": 0.1}
+    about["calibration"] = calibration
+    write_json_atomic(tmp_path / "run/model/preprocessing.json", about)
+    full = {
+        "calibration": {"before": {"ece": {"value": 0.123}}, "after": {"ece": {"value": 0.045}}},
+        "selective": {
+            "coverage": 0.81, "uar_all": {"value": 0.7}, "uar_at_coverage": {"value": 0.777},
+        },
+        "device": {"share": {"sentence": "The device alone explains half."}},
+    }  # fmt: skip
+    write_json_atomic(tmp_path / "run/full_evaluation.json", full)
+    bundle = make_bundle(tmp_path / "run", tmp_path / "bundle", "tiny/x")
+    card = (bundle / "README.md").read_text()
+    assert "0.123 before and 0.045 after calibration" in card
+    assert "answers 81% of the recordings; UAR 0.777 on these, 0.700 on all" in card
+    assert "The device alone explains half." in card
+    assert "below 0.62 the decision is `inconclusive`" in card
+    assert "not calibrated" not in card
+    assert "gate AUROC" not in card
+
+
 def test_dry_run_shows_all_and_asks_nobody(
     run: Path, online: HubServer, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -387,8 +411,14 @@ def test_pulls_that_fail_say_why(
     assert "hb_ssl" not in message("a/b/c")
 
 
-def test_interrupted_download_is_tried_again(online: HubServer, pushed: str) -> None:
-    online.fail("GET", "/storage/", "cut")
+@pytest.mark.parametrize(
+    ("path", "action"),
+    [("/storage/", "cut"), ("/api/models/", 503), ("/api/models/", "cut"), ("/resolve/", 429)],
+)
+def test_interrupted_download_is_tried_again(
+    online: HubServer, pushed: str, path: str, action: int | str
+) -> None:
+    online.fail("HEAD" if path == "/resolve/" else "GET", path, action)
     folder = locate_classifier(pushed)
     weights = online.files(pushed)["model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == weights
@@ -455,8 +485,19 @@ def test_dataset_goes_to_the_hub_and_back(
     online: HubServer, recordings: Path, tmp_path: Path
 ) -> None:
     listed = list_recordings(recordings)
-    push_dataset(listed, "tiny/recordings", i_may_share=True)
+    online.fail("PUT", "/storage/upload/", "cut", times=2)
+    online.fail("POST", "/commit/", 503)
+    url = push_dataset(listed, "tiny/recordings", private=True, i_may_share=True)
+    assert url == f"{online.url}/datasets/tiny/recordings"
+    assert online.repos["datasets", "tiny/recordings"].private
+    assert len(online.repos["datasets", "tiny/recordings"].commits) == 2
+    assert set(online.files("tiny/recordings", kind="datasets")) - {".gitattributes"} == {
+        "README.md", "SYNTHETIC.json",
+        "data/train-00000-of-00001.parquet", "data/unlabelled-00000-of-00001.parquet",
+    }  # fmt: skip
     folder = download_hub_dataset("tiny/recordings", tmp_path / "cache")
     assert {(r.recording_id, r.content_hash) for r in list_recordings(folder).recordings} == {
         (r.recording_id, r.content_hash) for r in listed.recordings
     }
+    with pytest.raises(UserError, match="no such repository"):
+        download_hub_dataset("tiny/absent", tmp_path / "cache")

@@ -159,6 +159,19 @@ def test_other_folders_are_refused(model: Path, tmp_path: Path) -> None:
         HeartSoundClassifier.from_pretrained(tmp_path)
 
 
+def test_the_bundled_classifier_is_the_default(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = (heartbeat(4), 2000)
+    expected = HeartSoundClassifier.from_pretrained(model).predict_one(audio)
+    monkeypatch.setattr("hb_ssl.inference.BUNDLED_CLASSIFIER", model)
+    bundled = HeartSoundClassifier.from_pretrained().predict_one(audio)
+    assert bundled.probabilities == expected.probabilities
+    monkeypatch.setattr("hb_ssl.inference.BUNDLED_CLASSIFIER", tmp_path / "absent")
+    with pytest.raises(UserError, match="bundles no classifier"):
+        HeartSoundClassifier.from_pretrained()
+
+
 def test_predict_command_writes_a_table_and_pictures(
     model: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -286,6 +286,10 @@ def test_a_run_writes_a_backbone_that_loads(
     result = read_json(folder / "metrics.json")
     assert result["windows_seen"] == 2 * 4 * 4
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
+    card = (folder / "backbone" / "README.md").read_text()
+    assert result["corpus_sha256"] in card
+    assert "No PASCAL recording" in card
+    assert (folder / "backbone" / "loss_curve.png").stat().st_size > 1000
 
 
 def test_training_lowers_the_loss(recordings: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hb_ssl import audio
 from hb_ssl.audio import (
     band_limit,
     find_audio_files,
@@ -86,16 +87,16 @@ def test_resample_keeps_a_tone() -> None:
     np.testing.assert_allclose(got[inner], tone(90, 2000)[inner], atol=0.01)
 
 
-@pytest.mark.parametrize("rate", [191_999, 44_101, 7_919, 383_987])
+@pytest.mark.parametrize("rate", [191_999, 44_101, 44_099, 7_919, 4001, 101, 383_987, 383_999])
 @pytest.mark.parametrize("target", [2000, 16_000])
 def test_odd_rates_need_little_memory_and_keep_the_tone(rate: int, target: int) -> None:
     made, step = resampling_ratio(rate, target)
     assert made * step <= 2_000_000
-    assert made / step == pytest.approx(target / rate, rel=2e-4)
+    assert made / step == pytest.approx(target / rate, rel=4e-4)
     inner = slice(target // 5, target - target // 5)
-    got = resample(tone(90, rate), rate, target)
+    got = resample(tone(20, rate), rate, target)
     assert abs(len(got) - target) <= 1
-    np.testing.assert_allclose(got[inner], tone(90, target)[inner], atol=0.01)
+    np.testing.assert_allclose(got[inner], tone(20, target)[inner], atol=0.02)
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
@@ -199,3 +200,39 @@ def test_find_audio_files(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     with pytest.raises(UserError, match="holds no audio file"):
         find_audio_files([str(tmp_path / "e")])
+
+
+@pytest.mark.parametrize("target", [None, 2000, 4000, 7919, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("block", [50, 4000, 30_001])
+def test_long_files_are_decoded_in_blocks_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: int | None, block: int
+) -> None:
+    stereo = 0.1 * np.random.default_rng(0).standard_normal((30_001, 2))
+    sf.write(tmp_path / "x.wav", stereo, 44_100, subtype="FLOAT")
+    whole, rate = audio.load_audio(tmp_path / "x.wav", target)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 2 * block)
+    parts, parts_rate = audio.load_audio(tmp_path / "x.wav", target)
+    assert rate == parts_rate == (target or 44_100)
+    assert len(parts) == len(whole)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_a_bad_sample_in_a_late_block_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 100)
+    samples = np.zeros(1000, dtype=np.float32)
+    samples[-1] = np.nan
+    sf.write(tmp_path / "x.wav", samples, 4000, subtype="FLOAT")
+    with pytest.raises(UserError, match="NaN"):
+        audio.load_audio(tmp_path / "x.wav", 2000)
+
+
+def test_only_the_first_seconds_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 1000)
+    samples = np.linspace(-0.5, 0.5, 9000).astype(np.float32)
+    sf.write(tmp_path / "x.wav", samples, 4000, subtype="FLOAT")
+    for seconds, count in ((0.1, 400), (1.0, 4000), (2.0, 8000), (60.0, 9000)):
+        head, rate = audio.load_audio(tmp_path / "x.wav", max_seconds=seconds)
+        np.testing.assert_array_equal(head, samples[:count])
+        assert rate == 4000

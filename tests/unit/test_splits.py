@@ -171,7 +171,7 @@ def test_groups_that_no_assignment_can_spread_fail():
 
 
 @pytest.mark.parametrize(
-    "fractions", [(0, 0.2), (0.2, 0), (0.5, 0.5), (-0.1, 0.2), (float("nan"), 0.1)]
+    "fractions", [(0, 1), (0.5, 0.5), (-0.1, 0.2), (float("nan"), 0.1), (0.1, float("nan"))]
 )
 def test_fractions_out_of_range(fractions):
     items = make_items({("murmur", "b"): [1] * 9})
@@ -179,7 +179,17 @@ def test_fractions_out_of_range(fractions):
         train_validation_test(items, *fractions, 0)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, float("nan")])
+def test_a_share_of_zero_leaves_the_part_empty():
+    items = make_items({("murmur", "b"): [1] * 9, ("normal", "b"): [1] * 9})
+    everyone = sorted(item.recording_id for item in items)
+    split = train_validation_test(items, 0, 0, 0)
+    assert sorted(split["train"]) == everyone and split["validation"] == split["test"] == []
+    split = train_validation_test(items, 0, 0.3, 0)
+    assert sorted(split["train"] + split["test"]) == everyone and split["test"]
+    assert inner_validation(items, 0, 0) == ([item.recording_id for item in items], [])
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, float("nan")])
 def test_inner_fraction_out_of_range(fraction):
     with pytest.raises(UserError, match="less than 1"):
         inner_validation(make_items({("murmur", "b"): [1] * 9}), fraction, 0)
