@@ -5,6 +5,7 @@ Training, the command line and the Space all go through these functions.
 """
 
 import math
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,8 @@ from hb_ssl.errors import UserError
 MIN_SAMPLING_RATE = 100  # Hz; below this no heart sound survives
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".opus", ".au"}
 MAX_SAMPLING_RATE = 384_000  # Hz; the highest rate of common audio hardware
-MAX_RATIO = 1000  # of two sampling rates in lowest terms; 44.1 to 16 kHz has 441
+MAX_AMPLITUDE = 1e6  # full scale is 1; 16-bit integers stored as floats reach 32768
+MAX_FILTERS = 2_000_000  # of a resampler; 11025 to 16000 Hz has 441 * 640
 BLOCK_SAMPLES = 2**22  # samples of all channels decoded at a time: 16 MB, 95 s of 44.1 kHz mono
 
 
@@ -75,7 +77,11 @@ def find_audio_files(paths: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError:  # a name too long: opening it will say so
+            is_folder = False
+        if not is_folder:
             found.append(path)
             continue
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
@@ -124,6 +130,11 @@ def _mono_blocks(path: Path, num_frames: int) -> Iterator[np.ndarray]:
                 block = samples.mean(axis=1)
                 if not np.isfinite(block).all():
                     raise UserError(f"{path}: holds NaN or infinite samples; re-export the file")
+                if np.abs(block).max() > MAX_AMPLITUDE:
+                    raise UserError(
+                        f"{path}: holds samples up to {np.abs(block).max():.0e}, expected about 1 "
+                        "at most; re-export the file as 16-bit WAV"
+                    )
                 yield block
     except (sf.LibsndfileError, RuntimeError) as error:
         raise _not_audio(path, error) from error
@@ -148,7 +159,7 @@ def _resample_blocks(
     if orig_rate == target_rate:
         yield from blocks
         return
-    step, made = _ratio(orig_rate, target_rate)  # `made` outputs for `step` inputs
+    made, step = resampling_ratio(orig_rate, target_rate)  # `made` outputs a `step` inputs
     width = math.ceil(6 * step / (0.99 * min(step, made)))  # AF.resample's default kernel
     context = step * (math.ceil(width / step) + 1)
     held = np.empty(0, dtype=np.float32)
@@ -173,11 +184,17 @@ def _resample_blocks(
 
 def _checked_file(path: str | Path) -> Path:
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check the path")
-    if not path.is_file():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL byte
+        raise UserError(f"{str(path)!r}: no such file; check the path") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be opened ({error.strerror}); expected an audio file"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path}: not a regular file; expected an audio file")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise UserError(f"{path}: the file is empty (0 bytes); copy or record it again")
     return path
 
@@ -193,19 +210,20 @@ def resample(waveform: np.ndarray, orig_rate: int, target_rate: int) -> np.ndarr
     """Resamples ``[T]`` from ``orig_rate`` to ``target_rate`` Hz (torchaudio windowed sinc)."""
     if orig_rate == target_rate:
         return waveform
-    return AF.resample(torch.from_numpy(waveform), *_ratio(orig_rate, target_rate)).numpy()
+    made, step = resampling_ratio(orig_rate, target_rate)
+    return AF.resample(torch.from_numpy(waveform), step, made).numpy()
 
 
-def _ratio(orig_rate: int, target_rate: int) -> tuple[int, int]:
-    """The two rates in lowest terms.
+def resampling_ratio(orig_rate: int, target_rate: int) -> tuple[int, int]:
+    """``made`` output samples for every ``step`` input samples.
 
-    torchaudio's filter bank has as many taps as their product: gigabytes for a file that claims
-    44,099 Hz. Such rates are taken as the nearest simple ratio, less than 1 in 1000 away.
+    Exact for the rates that devices have. torchaudio's filter bank has made x step entries, which
+    would be tens of gigabytes for 16000 and 191999 Hz, so such a ratio is met to 0.04 % instead.
     """
     ratio = Fraction(target_rate, orig_rate)
-    if ratio.denominator > MAX_RATIO:
-        ratio = ratio.limit_denominator(MAX_RATIO)
-    return ratio.denominator, ratio.numerator
+    if ratio.numerator * ratio.denominator > MAX_FILTERS:
+        ratio = ratio.limit_denominator(math.isqrt(int(MAX_FILTERS / ratio)))
+    return ratio.numerator, ratio.denominator
 
 
 def band_limit(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hb_ssl import __version__
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, refused_by_system
 
 OVERVIEW = """\
 Classify heart sounds with self-supervised audio models.
@@ -109,7 +109,7 @@ examples:
   hb-ssl predict heart.wav --model out --runtime onnx""",
     "data push": """\
 examples:
-  hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --private --i-may-share""",
+  hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --i-may-share""",
 }
 
 
@@ -121,7 +121,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Runs a command with one-line errors: exit code 2 for bad input, 130 for Ctrl-C."""
-    main_process = os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "0")
+    main_process = rank == "0"
+    where = "" if main_process else f" in process {rank}"
     logging.basicConfig(
         level=logging.INFO if main_process else logging.ERROR, format="%(message)s", force=True
     )
@@ -141,17 +143,38 @@ def run_command(command: Callable[[], int | None]) -> int:
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()  # a full disk shows here, not after the last line of Python
+        return code
     except UserError as error:
-        if main_process:
-            print(f"error: {error}", file=sys.stderr)
+        # one process of several can fail alone, and nobody else would say so
+        print(f"error{where}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()  # `hb-ssl ... | head` is no error
+        _forget_output()  # `hb-ssl ... | head` is no error
         return 0
     except KeyboardInterrupt:
         print("interrupted; --resume continues a training run", file=sys.stderr)
         return 130
+    except Exception as error:
+        reason = refused_by_system(error)
+        if reason is None:
+            raise  # a bug: its traceback belongs into a report
+        print(
+            f"error{where}: {reason}; expected readable input and a writable place with free "
+            "space, check the permissions and the disk",
+            file=sys.stderr,
+        )
+        _forget_output()
+        return 2
+
+
+def _forget_output() -> None:
+    """Drops what standard output still holds, which Python would try to write at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int | None:
@@ -235,12 +258,11 @@ def cross_validate(argv: list[str]) -> None:
 
 
 def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
-    from accelerate import PartialState
-
     from hb_ssl.files import read_json
+    from hb_ssl.processes import processes
     from hb_ssl.scoring import summary_table
 
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         metrics = read_json(folder / "metrics.json")
         if "recording" not in metrics:
             print(f"trained on every recording, so nothing is left to score: {folder / 'model'}")
@@ -265,13 +287,12 @@ def evaluate(argv: list[str]) -> None:
         return
     if arguments.attach:
         raise UserError("--attach goes with --full; add --full")
-    from accelerate import PartialState
-
     from hb_ssl.files import read_json
+    from hb_ssl.processes import processes
     from hb_ssl.scoring import evaluate_run, summary_table
 
     folder = evaluate_run(arguments.run, arguments.source, arguments.batch_size)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         print(summary_table(read_json(folder / "metrics.json")))
         print(f"written to {folder}")
 
@@ -515,7 +536,7 @@ def push_data(argv: list[str]) -> None:
     parser = _parser("data push", "Put a folder of recordings on the Hub as parquet.")
     parser.add_argument("source", help="folder with the recordings")
     parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="dataset repo")
-    parser.add_argument("--private", action="store_true", help="make the repo private")
+    parser.add_argument("--public", action="store_true", help="let everybody see a new repo")
     parser.add_argument(
         "--i-may-share", action="store_true", help="yes, I have the right to share these recordings"
     )
@@ -526,7 +547,7 @@ def push_data(argv: list[str]) -> None:
 
     listed = list_recordings(resolve_source(arguments.source))
     url = push_dataset(
-        listed, arguments.repo, private=arguments.private, i_may_share=arguments.i_may_share
+        listed, arguments.repo, private=not arguments.public, i_may_share=arguments.i_may_share
     )
     print(url)
 

@@ -7,6 +7,7 @@ Every default is written here and nowhere else.
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any, Literal, NoReturn, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import write_text_atomic
 
 Config = TypeVar("Config")
+
+MAX_WINDOW_SECONDS = 600.0
+MIN_HOP_SECONDS = 0.01  # a sample at the lowest rate, 100 Hz
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -56,8 +60,16 @@ class DataConfig:
     split_file: str | None = _option(None, "splits.json of an earlier run, to use its split again")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "window_seconds", "hop_seconds", "num_synthetic")
+        _check_positive(
+            self, "window_seconds", "hop_seconds", "num_synthetic", "band_low_hz", "band_high_hz"
+        )
         _check_fraction(self, "validation_fraction", "test_fraction")
+        if self.window_seconds > MAX_WINDOW_SECONDS:
+            raise UserError(
+                f"window_seconds {self.window_seconds}: expected at most {MAX_WINDOW_SECONDS:g}"
+            )
+        if self.hop_seconds < MIN_HOP_SECONDS:
+            raise UserError(f"hop_seconds {self.hop_seconds}: expected at least {MIN_HOP_SECONDS}")
         if self.hop_seconds > self.window_seconds:
             raise UserError(
                 f"hop_seconds {self.hop_seconds} is longer than window_seconds "
@@ -120,7 +132,9 @@ class TrainConfig:
     learning_rate: float = _option(1e-3, "peak learning rate (LoRA and probe: near 1e-3)")
     weight_decay: float = _option(0.01, "AdamW weight decay")
     warmup_fraction: float = _option(0.1, "share of the steps with a rising learning rate")
-    scheduler: str = _option("cosine", "learning-rate schedule as transformers names it")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = _option(
+        "cosine", "learning-rate schedule"
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] = _option("no", "autocast precision")
     class_balance: Literal["none", "weights", "sampling"] = _option(
         "weights", "weights: in the loss; sampling: draw classes equally often"
@@ -154,8 +168,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_positive(
             self, "epochs", "batch_size", "eval_batch_size", "windows_per_recording",
-            "gradient_accumulation_steps", "learning_rate",
+            "gradient_accumulation_steps", "learning_rate", "augment_low_pass_hz",
         )  # fmt: skip
+        _check_not_negative(
+            self, "seed", "weight_decay", "early_stopping_patience", "save_steps",
+            "augment_gain_db", "mixup_alpha",
+        )  # fmt: skip
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"max_steps {self.max_steps}: expected at least 1, or -1 for no limit")
         _check_fraction(
             self, "warmup_fraction", "label_smoothing", "augment_probability",
             "augment_time_stretch", "spec_augment_time", "spec_augment_frequency",
@@ -182,8 +202,16 @@ class CrossValidationConfig:
 
 def _check_positive(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:
-            raise UserError(f"{name} {getattr(config, name)}: expected a number above 0")
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name} {value}: expected a number above 0")
+
+
+def _check_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name} {value}: expected 0 or a number above")
 
 
 def _check_fraction(config: Any, *names: str) -> None:
@@ -246,13 +274,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, or is not a flat mapping.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such config file; see configs/ for the recipes")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such config file; see configs/ for the recipes") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be read ({error.strerror}); expected a YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: is not valid YAML ({reason}); fix or replace it") from error
+        raise UserError(
+            f"{path}: is not valid YAML ({first_line(error)}); fix or replace it"
+        ) from error
     if not isinstance(content, dict) or any(isinstance(v, dict) for v in content.values()):
         raise UserError(f"{path}: expected flat `key: value` lines; see configs/ for examples")
     return content

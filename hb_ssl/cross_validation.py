@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from tqdm import tqdm
 
 from hb_ssl.config import CrossValidationConfig, DataConfig, ModelConfig, TrainConfig
@@ -38,6 +37,7 @@ from hb_ssl.evaluation.probes import (
     log_mel_matrix,
 )
 from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic, write_text_atomic
+from hb_ssl.processes import processes
 from hb_ssl.runs import describe_environment, open_run
 from hb_ssl.scoring import score_with_intervals, summary_table
 from hb_ssl.training import describe_task, fine_tune
@@ -64,7 +64,7 @@ def cross_validate(
     if cv.method not in METHODS:
         raise UserError(f"method '{cv.method}': expected one of {', '.join(METHODS)}")
     folder = Path(training.output_dir)
-    state = PartialState()
+    state = processes()
     configs = (data, model, training, cv)
     with open_run(folder, training.resume, training.overwrite, *configs) as finished:
         if finished:
@@ -142,7 +142,7 @@ def _fine_tune_fold(
     split = {"train": train_ids, "validation": validation_ids, "test": test}
     seeded = replace(training, seed=training.seed + repeat)
     tuned = fine_tune(task, split, data, model, seeded, folder)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         write_json_atomic(folder / "history.json", tuned.history)
         write_json_atomic(folder / "summary.json", tuned.summary)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

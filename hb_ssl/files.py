@@ -5,6 +5,8 @@ import fcntl
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,37 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> None:
         ) from error
 
 
+@contextmanager
+def folder_written_whole(folder: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder to fill, which then becomes ``folder``: whole or not at all.
+
+    If another process makes the same ``folder`` meanwhile, that one stays.
+
+    Args:
+        folder: the new folder; missing, or empty.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    folder = Path(folder)
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        temporary.replace(folder)
+    except OSError as error:
+        if not (folder.is_dir() and any(folder.iterdir())):
+            raise UserError(
+                f"{folder}: can't be written ({error.strerror or error}); expected a writable "
+                "folder with free space, choose another one"
+            ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json_atomic(path: str | Path, content: Any) -> None:
     """Writes JSON, indented, with a final newline."""
     write_text_atomic(path, json.dumps(content, indent=2) + "\n")
@@ -68,6 +101,10 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be read ({error.strerror}); expected a JSON file"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
 

@@ -14,6 +14,9 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
 
 from hb_ssl.audio import (
+    MAX_AMPLITUDE,
+    MAX_SAMPLING_RATE,
+    MIN_SAMPLING_RATE,
     band_limit,
     load_audio,
     read_audio_info,
@@ -24,11 +27,10 @@ from hb_ssl.audio import (
 from hb_ssl.data.dataset import FeatureMaker
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.metrics import pool_windows
-from hb_ssl.files import read_json
 from hb_ssl.hub_requests import ask_hub
 from hb_ssl.models.adapters import is_adapter_only, load_adapted_classifier
 from hb_ssl.models.backbones import ASSETS, load_feature_extractor
-from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier
+from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier, read_preprocessing
 
 if TYPE_CHECKING:
     from hb_ssl.heart_rate import HeartRate
@@ -41,7 +43,6 @@ INCONCLUSIVE = "inconclusive"
 CHECKED_SECONDS = 60.0  # signal quality is judged on the first minute, at the file's own rate
 Runtime = Literal["torch", "onnx", "onnx-int8"]
 Audio = str | Path | tuple[np.ndarray, int]
-_REQUIRED = ("labels", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,6 @@ class HeartSoundClassifier:
         feature_extractor: Any,
         preprocessing: dict[str, Any],
     ) -> None:
-        missing = [name for name in _REQUIRED if name not in preprocessing]
-        if missing:
-            raise UserError(
-                f"{PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected a model saved by "
-                "hb-ssl, save or download it again"
-            )
         self.model: Any = model.eval() if isinstance(model, PreTrainedModel) else model
         self.preprocessing = preprocessing
         self.labels: list[str] = preprocessing["labels"]
@@ -138,7 +133,7 @@ class HeartSoundClassifier:
             from hb_ssl.onnx_model import OnnxModel
 
             network = OnnxModel(folder, int8=runtime == "onnx-int8")
-            about = read_json(folder / PREPROCESSING_FILE)
+            about = read_preprocessing(folder)
             return cls(network, load_feature_extractor(str(folder)), about)
         if is_adapter_only(folder):
             return cls(*load_adapted_classifier(folder))
@@ -212,11 +207,15 @@ class HeartSoundClassifier:
 
         rate = self.make_features.sampling_rate
         if isinstance(audio, tuple):
-            samples, orig_rate = audio
-            original = _checked_waveform(samples, orig_rate)
+            original, orig_rate = _checked_waveform(audio)
             waveform = resample(original, orig_rate, rate)
             duration = len(original) / orig_rate
             head = original[: round(CHECKED_SECONDS * orig_rate)]
+        elif not isinstance(audio, str | Path):
+            raise UserError(
+                f"audio of type {type(audio).__name__}: expected a file, or a waveform [T] with "
+                "its sampling rate as in (waveform, 4000)"
+            )
         else:
             waveform, _ = load_audio(audio, rate)
             head, orig_rate = load_audio(audio, max_seconds=CHECKED_SECONDS)
@@ -336,17 +335,37 @@ def _raised(answer: Prediction | UserError) -> Prediction:
     return answer
 
 
-def _checked_waveform(samples: Any, sampling_rate: Any) -> np.ndarray:
+def _checked_waveform(audio: tuple[Any, ...]) -> tuple[np.ndarray, int]:
+    if len(audio) != 2:
+        raise UserError(f"tuple of {len(audio)}: expected a waveform [T] and its sampling rate")
+    samples, rate = audio
+    known = isinstance(rate, int | float | np.integer | np.floating)
+    if not known or rate != rate // 1:  # NaN is unlike itself
+        raise UserError(f"sampling rate {rate!r}: expected a whole number of Hz; pass e.g. 4000")
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise UserError(
+            f"sampling rate {rate} Hz: expected {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz; "
+            "pass the rate that the recording was made at"
+        )
     waveform = np.asarray(samples)
     if waveform.ndim != 1 or not len(waveform):
         raise UserError(
             f"waveform of shape {waveform.shape}: expected mono samples [T] with T >= 1; average "
             "the channels first"
         )
-    if sampling_rate != int(sampling_rate) or sampling_rate < 1:
-        raise UserError(f"sampling rate {sampling_rate}: expected a whole number of Hz")
-    if np.issubdtype(waveform.dtype, np.integer):
-        waveform = waveform / float(np.iinfo(waveform.dtype).max)
+    if waveform.dtype.kind not in "iuf":
+        raise UserError(
+            f"waveform of type {waveform.dtype}: expected numbers; pass a float or integer array"
+        )
+    if waveform.dtype.kind in "iu":
+        limits = np.iinfo(waveform.dtype)
+        middle = (int(limits.max) + int(limits.min) + 1) / 2  # unsigned samples rest there
+        waveform = (waveform - middle) / (float(limits.max) - middle)
     if not np.isfinite(waveform).all():
         raise UserError("waveform holds NaN or infinite samples; expected finite numbers")
-    return waveform.astype(np.float32)
+    if np.abs(waveform).max() > MAX_AMPLITUDE:
+        raise UserError(
+            f"waveform holds samples up to {np.abs(waveform).max():.0e}; expected about 1 at most, "
+            "divide them by their full scale"
+        )
+    return waveform.astype(np.float32), int(rate)

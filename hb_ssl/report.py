@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -19,7 +18,7 @@ from hb_ssl.evaluation.device import device_share
 from hb_ssl.evaluation.intervals import paired_bootstrap
 from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.figures import PICTURE_RATE, recording_figure, reliability_figure, training_figure
-from hb_ssl.files import read_json, write_text_atomic
+from hb_ssl.files import read_json, write_bytes_atomic, write_text_atomic
 from hb_ssl.report_page import (
     Block,
     Code,
@@ -87,7 +86,7 @@ def write_report(run_folder: str | Path) -> Path:
     pictures = {f"{picture.name}.png": picture.figure.png for picture in pictures_of(blocks)}
     figures = run.folder / "figures"
     for name, png in pictures.items():
-        _write_bytes_atomic(figures / name, png)
+        write_bytes_atomic(figures / name, png)
     for old in figures.glob("misclassified-*.png"):  # of an earlier report with more errors
         if old.name not in pictures:
             old.unlink()
@@ -96,16 +95,6 @@ def write_report(run_folder: str | Path) -> Path:
     path = run.folder / "report.html"
     write_text_atomic(path, to_html(title, blocks))
     return path
-
-
-def _write_bytes_atomic(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be written ({error.strerror}); free the folder") from error
 
 
 def _title(run: Run) -> str:
@@ -183,7 +172,7 @@ def _device_alone(run: Run) -> list[Block]:
     shown = ", ".join(
         f"{name} {_number(scores[f'recording_{key}'])}" for key, name in HEADLINE_SCORES.items()
     )
-    compared = paired_bootstrap(run.rows, rows, run.labels, names=("The model", "the device alone"))
+    compared = paired_bootstrap(run.rows, rows, run.labels, names=("the model", "the device alone"))
     sets = sorted({row["set"].upper() for row in run.rows})
     known = f"from which device (set {' or '.join(sets)})" if len(sets) > 1 else "nothing else"
     by_key = {(row["recording_id"], row.get("seed")): row for row in rows}

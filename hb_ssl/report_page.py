@@ -138,10 +138,10 @@ dl.key dd.more { color: var(--soft); font-size: 0.86rem; }
 .scroll { overflow-x: auto; margin: 14px 0; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: 4px; }
-th, td { padding: 5px 12px; text-align: right; vertical-align: top;
+th, td { padding: 5px 8px; text-align: right; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 td.words { text-align: left; overflow-wrap: anywhere; min-width: 9ch; }
-td small { display: block; white-space: nowrap; }
+td small { display: block; white-space: nowrap; font-size: 0.78rem; }
 thead th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom; }
 th:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 500; }

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from hb_ssl.config import read_yaml, save_config
 from hb_ssl.errors import UserError
 from hb_ssl.files import run_lock
+from hb_ssl.processes import processes
 
 RESULT_FILE = "metrics.json"  # written last: a run that has it is finished
 UNCOMPARED_SETTINGS = {"resume", "overwrite", "output_dir"}
@@ -39,7 +39,7 @@ def open_run(folder: Path, resume: bool, overwrite: bool, *configs: Any) -> Iter
         UserError: the folder holds another run, other settings are resumed, or another process
             works in it.
     """
-    state = PartialState()
+    state = processes()
     with run_lock(folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
             _claim(folder, resume, overwrite, configs)
@@ -71,6 +71,11 @@ def _claim(folder: Path, resume: bool, overwrite: bool, configs: tuple[Any, ...]
                 f"{folder}: --resume with other settings than the run has ({', '.join(changed)}); "
                 f"give the same ones, e.g. --config {config_file} --resume"
             )
+        for path in list(folder.rglob(".*.tmp")):  # what a killed process was writing
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     save_config(config_file, *configs)
 
 
@@ -110,7 +115,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "processes": PartialState().num_processes,
+        "processes": processes().num_processes,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
-from hb_ssl.config import DataConfig, read_yaml
+from hb_ssl.config import read_yaml
 from hb_ssl.data.dataset import EvaluationWindows, FeatureMaker, Waveforms, waveform_dataset
 from hb_ssl.data.splits import read_split
 from hb_ssl.data.task import HeartSoundTask, prepare_task
@@ -16,6 +15,7 @@ from hb_ssl.evaluation.intervals import grouped_bootstrap
 from hb_ssl.evaluation.metrics import pool_windows, rows_by_part, score_by_part, score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.classifier import load_classifier
+from hb_ssl.processes import processes
 from hb_ssl.trainer import predict_logits
 
 TABLE_METRICS = ("recording_uar", "recording_macro_f1", "recording_accuracy")
@@ -133,14 +133,21 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
     run_folder = Path(run_folder)
     if not (run_folder / "model").is_dir():
         raise UserError(f"{run_folder}: has no model/; expected a finished `hb-ssl train` folder")
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size}: expected a number above 0")
     model, extractor, preprocessing = load_classifier(run_folder / "model")
     saved = read_yaml(run_folder / "config.yaml")
-    defaults = DataConfig()
+    missing = {"source", "num_synthetic", "keep_contradictions"} - set(saved)
+    if missing:
+        raise UserError(
+            f"{run_folder / 'config.yaml'}: has no {', '.join(sorted(missing))}; expected the file "
+            "as `hb-ssl train` writes it"
+        )
     task = prepare_task(
-        source or saved["source"],
+        saved["source"] if source is None else source,
         preprocessing["label_mode"],
-        saved.get("num_synthetic", defaults.num_synthetic),
-        saved.get("keep_contradictions", defaults.keep_contradictions),
+        saved["num_synthetic"],
+        saved["keep_contradictions"],
     )
     unknown = sorted(set(task.labels) - set(preprocessing["labels"]))
     if unknown:
@@ -150,13 +157,14 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
         )
     task = replace(task, labels=preprocessing["labels"])
     if source is None:
-        ids = list(read_split(run_folder / "splits.json")["test"])
+        ids = _test_ids(run_folder / "splits.json", task)
         folder = run_folder / "evaluation"
     else:
         ids = [item.recording_id for item in task.items]
-        folder = run_folder / f"evaluation-{Path(source).name}"
+        name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1]
+        folder = run_folder / f"evaluation-{name}"
     make_features = FeatureMaker(extractor, preprocessing["window_seconds"])
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         dataset = waveform_dataset(
             [task.recordings[recording_id] for recording_id in ids],
             make_features.sampling_rate,
@@ -172,10 +180,28 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
         preprocessing["hop_seconds"],
     )
     logits = predict_logits(model, windows, batch_size)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         recording_rows, window_rows = prediction_rows(task, windows, logits)
         write_csv_atomic(folder / "predictions.csv", recording_rows)
         write_csv_atomic(folder / "window_predictions.csv", window_rows)
         write_json_atomic(folder / "metrics.json", score(task, recording_rows, window_rows))
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return folder
+
+
+def _test_ids(split_file: Path, task: HeartSoundTask) -> list[str]:
+    """The test recordings of a run, all still in the task."""
+    ids = read_split(split_file).get("test", [])
+    known = {item.recording_id for item in task.items}
+    unknown = [recording_id for recording_id in ids if recording_id not in known]
+    if not ids or unknown:
+        found = (
+            f"{len(unknown)} recordings that {task.source} does not hold ({unknown[0]})"
+            if unknown
+            else "no recording"
+        )
+        raise UserError(
+            f"{split_file}: its part 'test' names {found}; expected the split of this run and its "
+            "source as it was"
+        )
+    return ids

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -26,6 +25,7 @@ from transformers.integrations import TensorBoardCallback
 from hb_ssl.config import TrainConfig
 from hb_ssl.data.dataset import EpochSampler, EvaluationWindows
 from hb_ssl.models.backbones import quiet_transformers
+from hb_ssl.processes import on_cpu, processes
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ class WindowTrainer(Trainer):
             labels = labels * self.class_weights.to(labels.device)
         loss = -(labels * log_probabilities).sum(dim=-1).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with quiet_transformers():  # a bar for every checkpoint would break up the epochs' bar
+            super()._save(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not self._restore_weights(resume_from_checkpoint):
@@ -144,7 +148,6 @@ def trainer_arguments(
         lr_scheduler_type=training.scheduler,
         fp16=training.mixed_precision == "fp16",
         bf16=training.mixed_precision == "bf16",
-        use_cpu=PartialState().device.type == "cpu",  # else bf16 is refused there
         eval_strategy=strategy if has_validation else "no",
         save_strategy=strategy,
         logging_strategy=strategy,
@@ -162,6 +165,7 @@ def trainer_arguments(
         ddp_find_unused_parameters=full,  # wav2vec2's mask embedding may go unused
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
+        use_cpu=on_cpu(),
     )
 
 
@@ -172,7 +176,7 @@ def trainer_callbacks(
     callbacks: list[TrainerCallback] = [_EpochLogger()]
     if training.early_stopping_patience and has_validation:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
-    if training.tracker == "tensorboard" and PartialState().is_main_process:
+    if training.tracker == "tensorboard" and processes().is_main_process:
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "logs"))))
     return callbacks
 
@@ -208,6 +212,7 @@ def predict_logits(model: nn.Module, windows: EvaluationWindows, batch_size: int
             report_to=[],
             dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=not sys.stderr.isatty(),
+            use_cpu=on_cpu(),
         )
         trainer = WindowTrainer(model=model, args=arguments)
         trainer.remove_callback(PrinterCallback)

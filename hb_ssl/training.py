@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from transformers import EvalPrediction, PrinterCallback
 
@@ -32,11 +31,12 @@ from hb_ssl.data.dataset import (
 from hb_ssl.data.spectrogram_windows import SpectrogramTrainingWindows
 from hb_ssl.data.splits import write_split
 from hb_ssl.data.task import HeartSoundTask, choose_split, prepare_task_from
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
 from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, save_classifier
+from hb_ssl.processes import on_cpu, processes
 from hb_ssl.runs import describe_environment, last_complete_checkpoint, open_run
 from hb_ssl.scoring import prediction_rows, score
 from hb_ssl.trainer import (
@@ -77,7 +77,7 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
         UserError: bad input, or the folder holds another run.
     """
     folder = Path(training.output_dir)
-    state = PartialState()
+    state = processes()
     with open_run(folder, training.resume, training.overwrite, data, model, training) as finished:
         if finished:
             return folder
@@ -138,12 +138,14 @@ def fine_tune(
         LeakError: a group, a duplicate or a recording stands on two sides of the split.
         UserError: the backbone or window length is unusable.
     """
+    if training.mixed_precision == "fp16" and on_cpu():
+        raise UserError("mixed_precision fp16 needs a GPU; on this machine use bf16 or no")
     task.check_split(split)
     location = locate_backbone(model_config.backbone)
     extractor = load_feature_extractor(location)
     make_features = FeatureMaker(extractor, data.window_seconds)
     used = [task.recordings[item.recording_id] for item in task.items]
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         dataset = waveform_dataset(
             used, make_features.sampling_rate, data.band_low_hz, data.band_high_hz
         )
@@ -157,7 +159,7 @@ def fine_tune(
         spec_augment_time=training.spec_augment_time,
         seed=training.seed,
     )
-    if training.mixed_precision == "bf16" and PartialState().device.type == "cpu":
+    if training.mixed_precision == "bf16" and on_cpu():
         classifier.set_attn_implementation("eager")  # twice as fast as sdpa on short CPU sequences
     model = adapt(
         classifier,
@@ -287,8 +289,7 @@ def check_window(model: nn.Module, make_features: FeatureMaker) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"window of {make_features.window} samples at {make_features.sampling_rate} Hz: the "
-            f"backbone can't process it ({str(error).splitlines()[0]}); choose another "
-            "--window_seconds"
+            f"backbone can't process it ({first_line(error)}); choose another --window_seconds"
         ) from error
 
 

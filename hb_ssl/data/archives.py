@@ -3,19 +3,21 @@
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from hb_ssl.errors import UserError
+from hb_ssl.files import folder_written_whole
 
 MAX_MEMBERS = 20_000  # the whole data set has 832 files
 MAX_TOTAL_BYTES = 2 * 1024**3  # and 138 MB
 MAX_RATIO = 100  # PCM audio shrinks by 10 at the very most
 _RATIO_FREE_BYTES = 10 * 1024**2  # below this no ratio can do harm
 _CHUNK = 1024**2
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, UnicodeError)
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, UnicodeError, NotImplementedError,
+)  # fmt: skip
 
 
 def safe_extract_zip(zip_path: str | Path, target: str | Path) -> Path:
@@ -30,30 +32,20 @@ def safe_extract_zip(zip_path: str | Path, target: str | Path) -> Path:
     zip_path, target = Path(zip_path), Path(target)
     if target.is_dir():
         return target
-    temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(zip_path) as archive:
             members = _checked_members(zip_path, archive)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            for member, inside in members:
-                _extract_member(archive, member, temporary / inside)
-        temporary.chmod(0o755)
-        temporary.replace(target)
+            with folder_written_whole(target) as temporary:
+                for member, inside in members:
+                    _extract_member(archive, member, temporary / inside)
     except _DAMAGED as error:
         raise UserError(
             f"{zip_path}: not a whole zip file ({error}); download or copy it again"
         ) from error
     except OSError as error:
-        # Another process may have extracted the same zip meanwhile.
-        if not target.is_dir():
-            raise UserError(
-                f"{zip_path}: can't be extracted to {target} ({error.strerror or error}); expected "
-                "a readable zip and a writable folder with free space"
-            ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{zip_path}: can't be read ({error.strerror or error}); expected a zip file"
+        ) from error
     return target
 
 

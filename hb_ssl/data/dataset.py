@@ -1,20 +1,25 @@
 """Recordings as HF datasets, and windows of them as training and evaluation batches."""
 
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from hb_ssl.audio import band_limit, load_audio, split_windows, tile_to_length, window_starts
 from hb_ssl.data.augment import Augmentation, augmented_window, mask_spectrogram
 from hb_ssl.data.recording import Recording
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import cache_folder
+
+logger = logging.getLogger(__name__)
 
 DECODING_VERSION = 1  # raise it when decoded waveforms change, so that old caches are not used
 
@@ -53,7 +58,9 @@ def waveform_dataset(
     ).cast_column("audio", datasets.Audio(decode=False))
     features = table.features.copy()
     features["waveform"] = datasets.List(datasets.Value("float32"))
-    return table.map(
+    file = folder / f"{fingerprint}.arrow"
+    decode = functools.partial(
+        table.map,
         _decode_row,
         fn_kwargs={
             "sampling_rate": sampling_rate,
@@ -61,11 +68,17 @@ def waveform_dataset(
             "band_high_hz": band_high_hz,
         },
         features=features,
-        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        cache_file_name=str(file),
         new_fingerprint=fingerprint,
         writer_batch_size=32,
         desc=f"Decoding to {sampling_rate} Hz",
     )
+    try:
+        return decode()
+    except pa.ArrowInvalid as error:
+        logger.warning("%s can't be used (%s) and is made again", file, first_line(error))
+        file.unlink(missing_ok=True)
+        return decode()
 
 
 def _decode_row(

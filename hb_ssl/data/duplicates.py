@@ -8,7 +8,6 @@ both sides of a split.
 import hashlib
 import json
 import logging
-import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from hb_ssl.audio import load_audio, resample
 from hb_ssl.data.recording import Recording
 from hb_ssl.data.shared_audio import CHECK_RATE, find_shared_stretches
 from hb_ssl.errors import UserError
-from hb_ssl.files import read_json, write_json_atomic
+from hb_ssl.files import cache_folder, read_json, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def find_duplicates(
 
     Args:
         recordings: labelled and unlabelled, of any set and sampling rate.
-        cache_dir: cache folder; ``None`` uses ``$HB_SSL_CACHE`` or ``~/.cache/hb_ssl``.
+        cache_dir: cache folder; ``None`` for ``cache_folder()``.
 
     Returns:
         Pairs sorted by (first, second); one, the longest stretch, for each pair.
@@ -128,10 +127,10 @@ def _search(recordings: list[Recording]) -> list[Duplicate]:
 
 
 def _cache_path(recordings: list[Recording], cache_dir: str | Path | None) -> Path:
-    folder = cache_dir if cache_dir is not None else os.environ.get("HB_SSL_CACHE")
+    folder = Path(cache_dir) if cache_dir is not None else cache_folder()
     rows = sorted((r.recording_id, r.content_hash) for r in recordings)
     key = hashlib.sha256(json.dumps([ALGORITHM_VERSION, rows]).encode()).hexdigest()[:24]
-    return Path(folder or "~/.cache/hb_ssl").expanduser() / f"duplicates-{key}.json"
+    return folder / f"duplicates-{key}.json"
 
 
 def _read_cache(path: Path) -> list[Duplicate] | None:

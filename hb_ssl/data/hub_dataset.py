@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from hb_ssl.data.pascal import AUDIO_SUFFIXES, SYNTHETIC_MARKER, RecordingList
 from hb_ssl.data.recording import Recording
-from hb_ssl.errors import UserError
-from hb_ssl.files import write_json_atomic, write_text_atomic
+from hb_ssl.errors import UserError, first_line
+from hb_ssl.files import folder_written_whole, write_json_atomic, write_text_atomic
 from hb_ssl.hub_requests import ask_hub, push_folder
 
 logger = logging.getLogger(__name__)
@@ -119,19 +119,13 @@ def import_dataset(folder: str | Path, target: str | Path) -> Path:
     parquets = sorted(folder.rglob("*.parquet"))
     if not parquets:
         raise UserError(f"{folder}: holds no parquet file; expected an export of hb-ssl")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with folder_written_whole(target) as temporary:
         for set_ in ("a", "b"):
             (temporary / f"set_{set_}").mkdir()
         for path in tqdm(parquets, desc="Unpacking parquet", unit="file", disable=None):
             _unpack_parquet(path, temporary)
         if (folder / SYNTHETIC_MARKER).is_file():
             shutil.copyfile(folder / SYNTHETIC_MARKER, temporary / SYNTHETIC_MARKER)
-        temporary.chmod(0o755)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -145,11 +139,18 @@ def _unpack_parquet(path: Path, folder: Path) -> None:
                     f"{path}: has no column {', '.join(sorted(missing))}; expected an export of "
                     "hb-ssl"
                 )
+            found = {name: parquet.schema_arrow.field(name).type for name in wanted}
+            if any(found[name] != FEATURES.arrow_schema.field(name).type for name in wanted):
+                raise UserError(
+                    f"{path}: its columns have other types ({found}); expected an export of hb-ssl"
+                )
             for batch in parquet.iter_batches(batch_size=_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     _write_recording(row, path, folder)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: can't be unpacked ({error}); download it again") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: can't be unpacked ({first_line(error)}); download it again"
+        ) from error
 
 
 def _write_recording(row: dict[str, Any], path: Path, folder: Path) -> None:

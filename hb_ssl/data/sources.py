@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hb_ssl.data.archives import safe_extract_zip, zip_file_names
 from hb_ssl.data.hub_dataset import download_hub_dataset
 from hb_ssl.data.pascal import AUDIO_SUFFIXES
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import cache_folder, read_json, write_json_atomic
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,13 @@ def resolve_source(source: str, cache_dir: str | Path | None = None) -> Path:
     if source.startswith("hub:"):
         return download_hub_dataset(source.removeprefix("hub:"), cache)
     folder = Path(source).expanduser()
-    if folder.is_file() and folder.suffix.lower() == ".zip":
-        return _extract_all([folder], cache)
-    if not folder.is_dir():
+    try:
+        if folder.is_file() and folder.suffix.lower() == ".zip":
+            return _extract_all([folder], cache)
+        found = bool(source) and folder.is_dir()  # Path("") would be the current folder
+    except OSError:  # a name that is too long for the file system
+        found = False
+    if not found:
         raise UserError(
             f"data source '{source}': no such folder; expected a folder, 'kaggle', 'challenge' or "
             "'hub:ORG/NAME'"
@@ -118,10 +122,9 @@ def _download_kaggle() -> Path:
     try:
         return Path(kagglehub.dataset_download(KAGGLE_DATASET))
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"data source 'kaggle': download failed ({type(error).__name__}: {first}); check the "
-            f"network, {manual}"
+            f"data source 'kaggle': download failed ({type(error).__name__}: {first_line(error)}); "
+            f"check the network, {manual}"
         ) from error
 
 

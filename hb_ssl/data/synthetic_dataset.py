@@ -2,9 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +13,13 @@ from tqdm import tqdm
 
 from hb_ssl.data.synthetic import Subject, draw_subject, simulate_recording
 from hb_ssl.errors import UserError
-from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic
+from hb_ssl.files import (
+    cache_folder,
+    folder_written_whole,
+    read_json,
+    write_csv_atomic,
+    write_json_atomic,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,8 @@ class _Plan:
 
 
 def default_synthetic_folder(seed: int, num_recordings: int) -> Path:
-    """Folder in the cache for a data set: ``$HB_SSL_CACHE`` or ``~/.cache/hb_ssl``."""
-    cache = Path(os.environ.get("HB_SSL_CACHE") or "~/.cache/hb_ssl").expanduser()
-    return cache / f"synthetic-v{GENERATOR_VERSION}-{num_recordings}-seed{seed}"
+    """Folder in the cache for a data set."""
+    return cache_folder() / f"synthetic-v{GENERATOR_VERSION}-{num_recordings}-seed{seed}"
 
 
 def write_synthetic_dataset(folder: str | Path, num_recordings: int = 160, seed: int = 0) -> Path:
@@ -92,30 +94,10 @@ def write_synthetic_dataset(folder: str | Path, num_recordings: int = 160, seed:
     if _holds_same_data(folder, arguments):
         logger.info("Using the synthetic recordings in %s", folder)
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
+    with folder_written_whole(folder) as temporary:
         _write_files(temporary, arguments)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.replace(folder)
-    except OSError as error:
-        # Another process may have finished the same data set in the meantime.
-        if not _holds_same_data(folder, arguments):
-            raise _cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     logger.info("Wrote %d synthetic recordings to %s", num_recordings, folder)
     return folder
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{folder}: can't be written ({error.strerror}); expected a writable folder with free "
-        "space, choose another output folder"
-    )
 
 
 def _holds_same_data(folder: Path, arguments: dict[str, int]) -> bool:

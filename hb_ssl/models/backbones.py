@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     ASTForAudioClassification,
     AutoConfig,
@@ -19,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
 
 ASSETS = Path(__file__).parent / "assets"
 BUNDLED_BACKBONE = ASSETS / "pcg-small"
@@ -126,11 +127,10 @@ def _load(auto_class: Any, name: str, file_name: str) -> Any:
         raise UserError(f"{name}: no such folder; check --backbone")
     try:
         return auto_class.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(
-            f"backbone '{name}' can't be loaded ({reason}); expected 'bundled', a folder with "
-            f"{file_name}, or a Hub id reachable from here"
+            f"backbone '{name}' can't be loaded ({first_line(error)}); expected 'bundled', a "
+            f"folder with {file_name}, or a Hub id reachable from here"
         ) from error
 
 

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from hb_ssl.errors import UserError
+from hb_ssl.errors import UserError, first_line
+from hb_ssl.files import read_json
 from hb_ssl.models.backbones import (
     family_of,
     load_backbone_config,
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "adapter"
 PREPROCESSING_FILE = "preprocessing.json"
+PREPROCESSING_KEYS = (
+    "labels", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz", "synthetic",
+    "label_mode",
+)  # fmt: skip
 HEAD_MODULES = ("pooling", "projector", "classifier")
 
 
@@ -85,18 +90,12 @@ def build_classifier(
                 ignore_mismatched_sizes=True,  # a checkpoint's own head has other classes
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"backbone '{backbone}': its weights can't be loaded ({reason}); expected "
+            f"backbone '{backbone}': its weights can't be loaded ({first_line(error)}); expected "
             "model.safetensors beside config.json"
         ) from error
-    mismatched = {key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]}
-    absent = sorted(
-        key
-        for key in set(loading["missing_keys"]) | mismatched
-        if key.split(".")[0] not in HEAD_MODULES
-    )
+    absent = [key for key in _absent_weights(loading) if key.split(".")[0] not in HEAD_MODULES]
     if absent:
         raise UserError(
             f"backbone '{backbone}': {len(absent)} of its weights are missing from the file or of "
@@ -104,6 +103,12 @@ def build_classifier(
             "would go on from random weights"
         )
     return model
+
+
+def _absent_weights(loading: dict[str, Any]) -> list[str]:
+    """Weights that a checkpoint lacks or holds in another shape: they were drawn at random."""
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]}
+    return sorted(set(loading["missing_keys"]) | mismatched)
 
 
 def adapt(
@@ -141,7 +146,7 @@ def adapt(
             return get_peft_model(model, lora)
         except ValueError as error:
             raise UserError(
-                f"lora_targets {lora_targets}: {str(error).splitlines()[0]} expected names of "
+                f"lora_targets {lora_targets}: {first_line(error)} expected names of "
                 f"linear layers, by default {' '.join(family.lora_targets)}"
             ) from error
     if adaptation == "probe":
@@ -195,6 +200,23 @@ def save_classifier(
     temporary.rename(folder)
 
 
+def read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Reads ``preprocessing.json`` of a model folder.
+
+    Raises:
+        UserError: it is missing, malformed or incomplete.
+    """
+    preprocessing = read_json(folder / PREPROCESSING_FILE)
+    known = preprocessing if isinstance(preprocessing, dict) else {}
+    missing = [name for name in PREPROCESSING_KEYS if name not in known]
+    if missing:
+        raise UserError(
+            f"{folder / PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected the file as "
+            "hb-ssl saves it beside a model"
+        )
+    return preprocessing
+
+
 def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
     """Loads what ``save_classifier`` wrote.
 
@@ -202,17 +224,24 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
         The merged model in evaluation mode, its feature extractor, and the preprocessing.
 
     Raises:
-        UserError: a file is missing or the folder is not an hb_ssl classifier.
+        UserError: a file is missing, malformed or of another model, or the folder is not an hb_ssl
+            classifier.
     """
     folder = Path(folder)
     if not (folder / PREPROCESSING_FILE).is_file():
         raise UserError(
             f"{folder}: has no {PREPROCESSING_FILE}; expected the model/ folder of an hb-ssl run"
         )
-    preprocessing = json.loads((folder / PREPROCESSING_FILE).read_text(encoding="utf-8"))
-    config = load_backbone_config(str(folder))
+    preprocessing = read_preprocessing(folder)
+    config: Any = load_backbone_config(str(folder))
     if not hasattr(config, "heart_sound_head"):
         raise UserError(f"{folder}: config.json has no heart_sound_head; expected an hb-ssl model")
+    labels = [config.id2label[number] for number in sorted(config.id2label)]
+    if labels != preprocessing["labels"]:
+        raise UserError(
+            f"{folder}: config.json has the labels {', '.join(map(str, labels))} but "
+            f"{PREPROCESSING_FILE} has {preprocessing['labels']}; expected the files of one model"
+        )
     model_class: Any = WINDOW_CLASSIFIERS[config.model_type]
     try:
         with quiet_transformers():
@@ -221,17 +250,18 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, in one line
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{folder}: its weights can't be loaded ({reason}); expected a complete "
-            "model.safetensors, save or download it again"
+            f"{folder}: its weights can't be loaded ({first_line(error)}); copy or "
+            "download the model folder again"
         ) from error
-    if loading["missing_keys"]:
+    absent = _absent_weights(loading)
+    if absent:
         raise UserError(
-            f"{folder}: {len(loading['missing_keys'])} weights are missing from model.safetensors "
-            f"(first: {min(loading['missing_keys'])}); save or download it again"
+            f"{folder}: {len(absent)} weights are missing from model.safetensors or of another "
+            f"shape than config.json says (first: {absent[0]}); expected the files of one model"
         )
     return model.eval(), load_feature_extractor(str(folder)), preprocessing

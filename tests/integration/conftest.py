@@ -1,5 +1,7 @@
-"""Tiny random backbones of every family, and a small synthetic task."""
+"""Tiny random backbones of every family, a small synthetic task, and one run on both."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,9 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForAudioClassification,
 )
+
+from hb_ssl import cli
+from hb_ssl.data.synthetic_dataset import write_synthetic_dataset
 
 SIZES = {
     "hidden_size": 16,
@@ -89,3 +94,38 @@ def wav2vec2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ast_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_backbone("audio-spectrogram-transformer", tmp_path_factory.mktemp("ast"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of its own for the commands of these tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("HB_SSL_CACHE")
+    os.environ["HB_SSL_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["HB_SSL_CACHE"]
+    else:
+        os.environ["HB_SSL_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def recordings(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 60, seed=1)
+
+
+@pytest.fixture(scope="session")
+def options(recordings: Path, wav2vec2_folder: Path) -> list[str]:
+    return [
+        "--source", str(recordings), "--backbone", str(wav2vec2_folder), "--window_seconds", "1",
+        "--hop_seconds", "1", "--epochs", "3", "--windows_per_recording", "1", "--batch_size", "4",
+        "--tracker", "none", "--early_stopping_patience", "0", "--pooling", "attentive",
+        "--layer_weighted_sum",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    assert cli.main(["train", *options, "--output_dir", str(folder)]) == 0
+    return folder

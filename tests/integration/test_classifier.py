@@ -11,7 +11,13 @@ from transformers import AutoModelForAudioClassification
 from hb_ssl.data.dataset import FeatureMaker
 from hb_ssl.errors import UserError
 from hb_ssl.models.backbones import load_feature_extractor
-from hb_ssl.models.classifier import adapt, build_classifier, load_classifier, save_classifier
+from hb_ssl.models.classifier import (
+    PREPROCESSING_KEYS,
+    adapt,
+    build_classifier,
+    load_classifier,
+    save_classifier,
+)
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 
@@ -62,11 +68,10 @@ def test_saved_model_and_adapter_give_equal_logits(backbone: Path, tmp_path: Pat
     inputs = inputs_for(backbone)
     with torch.no_grad():
         expected = model(**inputs).logits
-    save_classifier(
-        tmp_path / "m", model, load_feature_extractor(str(backbone)), {"labels": LABELS}
-    )
+    about = {**dict.fromkeys(PREPROCESSING_KEYS), "labels": LABELS}
+    save_classifier(tmp_path / "m", model, load_feature_extractor(str(backbone)), about)
     loaded, _, preprocessing = load_classifier(tmp_path / "m")
-    assert preprocessing == {"labels": LABELS}
+    assert preprocessing == about
     base = build_classifier(
         str(backbone), LABELS, pooling="attentive", layer_weighted_sum=True, seed=99
     )

@@ -152,6 +152,7 @@ def test_other_folders_are_refused(model: Path, tmp_path: Path) -> None:
     write_json_atomic(tmp_path / "preprocessing.json", {"labels": LABELS})
     with pytest.raises(UserError, match="lacks window_seconds"):
         HeartSoundClassifier.from_pretrained(tmp_path)
+    (tmp_path / "preprocessing.json").write_bytes((model / "preprocessing.json").read_bytes())
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(UserError, match="weights can't be loaded"):

@@ -14,47 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from hb_ssl import cli
-from hb_ssl.data.synthetic_dataset import write_synthetic_dataset
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.inference import HeartSoundClassifier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of its own for every command of this module."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("HB_SSL_CACHE")
-    os.environ["HB_SSL_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["HB_SSL_CACHE"]
-    else:
-        os.environ["HB_SSL_CACHE"] = before
-
-
-@pytest.fixture(scope="module")
-def recordings(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic_dataset(tmp_path_factory.mktemp("data") / "pcg", 60, seed=1)
-
-
-@pytest.fixture(scope="module")
-def options(recordings: Path, wav2vec2_folder: Path) -> list[str]:
-    return [
-        "--source", str(recordings), "--backbone", str(wav2vec2_folder), "--window_seconds", "1",
-        "--hop_seconds", "1", "--epochs", "3", "--windows_per_recording", "1", "--batch_size", "4",
-        "--tracker", "none", "--early_stopping_patience", "0", "--pooling", "attentive",
-        "--layer_weighted_sum",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "plain"
-    assert cli.main(["train", *options, "--output_dir", str(folder)]) == 0
-    return folder
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

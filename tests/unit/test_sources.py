@@ -183,6 +183,15 @@ def test_truncated_zip_is_one_clear_line(tmp_path, keep):
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
+def test_zip_of_a_later_version_is_refused(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", {"a.wav": b"1"})
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 200  # version needed to extract: 20.0
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match=r"not a whole zip file \(zip file version 20.0\)"):
+        safe_extract_zip(archive, tmp_path / "out")
+
+
 def test_damaged_member_leaves_nothing_behind(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"a.wav": b"1", "b.wav": wav_bytes(0)})
     content = bytearray(archive.read_bytes())
@@ -437,6 +446,18 @@ def test_other_parquet_files(tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="has no column audio, content_hash, recording_id"):
         import_dataset(tmp_path, tmp_path / "out")
+    columns = {"recording_id": [1], "content_hash": [2], "audio": ["x"]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="columns have other types"):
+        import_dataset(tmp_path, tmp_path / "out")
+    row = {"recording_id": "a/caf\xe9", "audio": {"bytes": b"", "path": "x.wav"}}
+    table = pa.Table.from_pylist([row], schema=hub_dataset.FEATURES.arrow_schema)
+    pq.write_table(table, tmp_path / "x.parquet", compression="none", use_dictionary=False)
+    damaged = (tmp_path / "x.parquet").read_bytes().replace("caf\xe9".encode(), b"caf\xff\xff")
+    (tmp_path / "x.parquet").write_bytes(damaged)
+    with pytest.raises(UserError, match="can't be unpacked") as caught:
+        import_dataset(tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(UserError, match=r"x\.parquet: can't be unpacked"):
         import_dataset(tmp_path, tmp_path / "out")
