@@ -194,9 +194,9 @@ BAD_SOURCES = [
     ("text.zip", "not a whole zip file"),
     ("loop", "no readable recording"),
     ("itself", "no such folder"),
-    ("hub:", "hub dataset"),
-    ("hub:no/such/repo", "hub dataset"),
-    ("hub:no/such-repo", "hub dataset"),
+    ("hub:", "is not a repository name"),
+    ("hub:no/such/repo", "is not a repository name"),
+    ("hub:no/such-repo", "the Hub can't be reached"),
     ("a\0b", "no such folder"),
     ("", "no such folder"),
     ("x" * 300, "no such folder"),
@@ -224,7 +224,7 @@ OPTIONS = [
     ("--band_low_hz 300 --band_high_hz 200", "keep nothing"),
     ("--band_low_hz -5", "band_low_hz"),
     ("--band_high_hz 0", "band_high_hz"),
-    ("--validation_fraction 0", "fraction"),
+    ("--validation_fraction 1", "share from 0"),
     ("--lora_targets nothing", "lora_targets"),
     ("--lora_rank 0", "above 0"),
     ("--pooling class_token", "no class tokens"),
@@ -240,7 +240,6 @@ OPTIONS = [
     ("--backbone ./absent", "no such folder"),
     ("--backbone empty", "has no preprocessor_config.json"),
     ("--backbone file.txt", "file.txt"),
-    ("--backbone bundled", "random_weights"),
     *[
         (f"--backbone backbone-{name}", message)
         for name, message in [
