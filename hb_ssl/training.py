@@ -316,7 +316,7 @@ def provenance(
     """
     hashes = sorted(task.recordings[recording_id].content_hash for recording_id in recording_ids)
     words = describe_environment()["command"]
-    command = [Path(word).name if Path(word).exists() else word for word in words]
+    command = [Path(w).name if Path(w).is_absolute() or w.startswith(".") else w for w in words]
     return {
         "command": " ".join(command),
         "seed": training.seed,
