@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from hb_ssl import cli
+from hb_ssl.data.splits import read_split
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.inference import HeartSoundClassifier
@@ -167,7 +168,7 @@ def test_waveforms_and_files_give_the_same_answer(run: Path, recordings: Path) -
         (["cv", "--method", "magic", "--source", "synthetic"], "method 'magic'"),
         (["evaluate", "absent-run"], "has no model/"),
         (["predict", "x.wav", "--model", "./absent"], "absent"),
-        (["predict", "x.wav"], "bundles no classifier"),
+        (["predict", "x.wav"], "x.wav"),
         (["report", "absent-run"], "absent-run"),
         (["predict"], "required"),
     ],
@@ -206,3 +207,21 @@ def test_helps_have_examples(capsys: pytest.CaptureFixture[str]) -> None:
             cli.main([*verb, "--help"])
         assert caught.value.code == 0
         assert "examples:" in capsys.readouterr().out
+
+
+def test_training_on_every_recording_keeps_no_test_and_needs_no_validation(
+    options: list[str], ast_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "all"
+    arguments = [*options, "--backbone", str(ast_folder), "--output_dir", str(folder)]
+    fractions = ["--validation_fraction", "0", "--test_fraction", "0"]
+    assert cli.main(["train", *arguments, *fractions]) == 0
+    split = read_split(folder / "splits.json")
+    assert split["validation"] == split["test"] == []
+    metrics = read_json(folder / "metrics.json")
+    assert "recording" not in metrics and metrics["run"]["steps"] > 0
+    assert not (folder / "predictions.csv").exists()
+    about = HeartSoundClassifier.from_pretrained(folder).preprocessing["training"]
+    assert about["num_recordings"] == len(split["train"])
+    assert len(about["data_sha256"]) == 64
+    assert cli.main(["report", str(folder)]) == 2  # nothing was tested: one line, no traceback
