@@ -10,8 +10,7 @@ from hb_ssl.errors import UserError
 from hb_ssl.files import read_json, write_json_atomic
 from hb_ssl.full_evaluation import FULL_FILE, attach_to_model
 from hb_ssl.hub import make_bundle
-
-BUNDLED_NAME = "hb-ssl/heart-sound-classifier"  # what the card calls it; it is on no Hub
+from hb_ssl.model_card import BUNDLED_NAME
 
 
 def bundle_classifier(run: str | Path, cross_validation: str | Path, target: str | Path) -> Path:

@@ -18,6 +18,7 @@ CARD_METRICS = (
     ("recording_macro_f1", "f1", "macro-F1"),
     ("recording_accuracy", "accuracy", "accuracy"),
 )
+BUNDLED_NAME = "heart-sound-classifier"  # its folder in the package; it is on no Hub
 LABEL_MEANINGS = {
     "artifact": "no heart sound to speak of",
     "extrahls": "an extra heart sound, or (set B) an extrasystole",
@@ -48,7 +49,7 @@ def model_card(
     """The README.md of a model repository, with metadata for the Hub.
 
     Args:
-        repo: ``org/name``.
+        repo: ``org/name``, or ``BUNDLED_NAME`` for the classifier that ships in the package.
         preprocessing: the content of ``preprocessing.json``.
         metrics: the content of the run's ``metrics.json``.
         stock_head: whether stock transformers classes compute the same logits.
@@ -167,17 +168,20 @@ deciding about a patient, not for emergencies, not for recordings of other organ
 def _usage(
     repo: str, about: dict[str, Any], stock_head: bool, has_model: bool, has_adapter: bool
 ) -> str:
+    bundled = repo == BUNDLED_NAME
+    name, option = ("", "") if bundled else (f'"{repo}"', f" --model {repo}")
+    place = f"hb_ssl/models/assets/{repo}" if bundled else repo
     text = f"""## How to use
 
 ```python
 from hb_ssl.inference import HeartSoundClassifier
 
-answer = HeartSoundClassifier.from_pretrained("{repo}").predict("heart.wav")
+answer = HeartSoundClassifier.from_pretrained({name}).predict("heart.wav")
 print(answer.decision, answer.probabilities, answer.heart_rate.bpm)
 ```
 
 It cuts recordings of any length and rate into windows of {about["window_seconds"]:g} s and pools
-them. On the command line: `hb-ssl predict heart.wav --model {repo}`."""
+them. On the command line: `hb-ssl predict heart.wav{option}`."""
     if stock_head and has_model:
         text += f"""
 
@@ -187,7 +191,7 @@ s and knows nothing of windows, band limit or calibration:
 ```python
 from transformers import pipeline
 
-pipeline("audio-classification", model="{repo}")("window.wav")
+pipeline("audio-classification", model="{place}")("window.wav")
 ```"""
     elif has_model:
         text += """
@@ -210,7 +214,7 @@ pipeline("audio-classification", model="{repo}")("window.wav")
 def _scores(metrics: dict[str, Any]) -> str:
     per_class = metrics["recording"]["overall"]["recording_per_class"]
     rows = [
-        f"| {label} | {row['support']} | {_number(row['precision'])} | {_number(row['recall'])} |"
+        f"| {label} | {row['support']:g} | {_number(row['precision'])} | {_number(row['recall'])} |"
         for label, row in per_class.items()
     ]
     problem = metrics["intervals"]["overall"]
