@@ -15,8 +15,8 @@ from hb_ssl.inference import HeartSoundClassifier
 from hb_ssl.models.backbones import load_feature_extractor
 from hb_ssl.models.classifier import build_classifier, save_classifier
 from tests.conftest import REPOSITORY
+from tests.integration.helpers import LABELS, preprocessing
 
-LABELS = ["artifact", "extrahls", "murmur", "normal"]
 RATE = 4000  # Hz of the recordings here
 
 
@@ -34,10 +34,7 @@ def space_module() -> ModuleType:
 def save_tiny_classifier(backbone: Path, folder: Path) -> Path:
     """A random classifier on 1 s windows, named synthetic as random weights must be."""
     model = build_classifier(str(backbone), LABELS)
-    about = {
-        "labels": LABELS, "window_seconds": 1.0, "hop_seconds": 1.0, "band_low_hz": None,
-        "band_high_hz": None, "synthetic": True, "trained_on": "synthetic",
-    }  # fmt: skip
+    about = preprocessing(hop_seconds=1.0, trained_on="synthetic", synthetic=True)
     save_classifier(folder, model, load_feature_extractor(str(backbone)), about)
     return folder
 

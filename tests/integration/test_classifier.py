@@ -122,8 +122,6 @@ def test_unusable_backbones_are_explained(wav2vec2_folder: Path, tmp_path: Path)
         build_classifier(str(tmp_path), LABELS)
     with pytest.raises(UserError, match="no such folder"):
         build_classifier(str(tmp_path / "absent"), LABELS)
-    with pytest.raises(UserError, match="random_weights"):
-        build_classifier("bundled", LABELS)
     (tmp_path / "config.json").write_text('{"model_type": "wavlm"}')
     with pytest.raises(UserError, match="no gradient"):
         build_classifier(str(tmp_path), LABELS)

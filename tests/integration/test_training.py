@@ -168,7 +168,6 @@ def test_waveforms_and_files_give_the_same_answer(run: Path, recordings: Path) -
         (["cv", "--method", "magic", "--source", "synthetic"], "method 'magic'"),
         (["evaluate", "absent-run"], "has no model/"),
         (["predict", "x.wav", "--model", "./absent"], "absent"),
-        (["predict", "x.wav"], "x.wav"),
         (["report", "absent-run"], "absent-run"),
         (["predict"], "required"),
     ],
