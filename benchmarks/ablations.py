@@ -65,8 +65,8 @@ def main() -> None:
         content["environment"] = describe_environment()
         content["environment"]["command"] = ["ablations.py", "--source", "DIR"]
         write_json_atomic(path, content)
-        write_text_atomic(path.with_suffix(".md"), table(content["results"]))
-    print(table(content["results"]))
+        write_text_atomic(path.with_suffix(".md"), table(content))
+    print(table(content))
 
 
 def _inner_scores(flags: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -94,19 +94,19 @@ def _inner_scores(flags: list[str], arguments: argparse.Namespace) -> dict[str, 
     return {"n": len(rows), "intervals": intervals, "train_seconds": round(seconds, 1)}
 
 
-def table(results: dict[str, Any]) -> str:
+def table(content: dict[str, Any]) -> str:
     """Markdown: one row a variant."""
     lines = [
         "# Ablations of the fine-tuning recipe, inner folds of one training part",
         "",
         "Four-way task, three inner grouped folds, one seed; 95 % intervals from a bootstrap over "
         "subjects. Each variant changes `configs/pcg_full.yaml` in one thing. Made by "
-        "`benchmarks/ablations.py`.",
+        f"`benchmarks/ablations.py`. {content.get('note', '')}",
         "",
         "| variant | UAR | macro-F1 | accuracy | training seconds |",
         "|---|---|---|---|---|",
     ]
-    for name, result in results.items():
+    for name, result in content["results"].items():
         cells = [format_interval(result["intervals"][metric]) for metric in TABLE_METRICS]
         lines.append(f"| {name} | {' | '.join(cells)} | {result['train_seconds']:.0f} |")
     return "\n".join([*lines, ""])

@@ -1,0 +1,81 @@
+"""Pre-training objectives side by side, each for the same number of steps.
+
+    python benchmarks/pretraining_objectives.py --corpora CIRCOR_DIR PHYSIONET_DIR [--steps 200]
+
+Scored by a ridge probe for murmurs on CirCor patients that no run trains on; no PASCAL recording is
+looked at. A short race: it says which objective gets somewhere soon. Runs are resumed;
+writes ``benchmarks/results/pretraining_objectives.{json,md}``.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hb_ssl.cli import run_command
+from hb_ssl.config import parse_config
+from hb_ssl.files import read_json, write_json_atomic, write_text_atomic
+from hb_ssl.pretraining.config import PretrainConfig
+from hb_ssl.pretraining.run import pretrain
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+SELF_SUPERVISED = ["--simulated_weight", "0", "--murmur_weight", "0"]
+VARIANTS: dict[str, list[str]] = {
+    "masked contrast (wav2vec2)": ["--objective", "masked_contrast", *SELF_SUPERVISED],
+    "distillation (data2vec)": ["--objective", "distillation", *SELF_SUPERVISED],
+    "agreement": [*SELF_SUPERVISED],
+    "agreement + distillation": ["--objective", "agreement_distillation", *SELF_SUPERVISED],
+    "agreement + simulated truth": ["--murmur_weight", "0"],
+    "agreement + simulated truth + murmurs (the recipe)": [],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpora", nargs="+", required=True)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--runs", default="runs/objectives", help="where the run folders go")
+    arguments = parser.parse_args()
+    recipe = ["--config", str(REPOSITORY / "configs" / "pretrain_pcg.yaml")]
+    results: dict[str, Any] = {}
+    for number, (name, flags) in enumerate(VARIANTS.items()):
+        folder = Path(arguments.runs) / f"{number}-{arguments.steps}"
+        steps = ["--steps", str(arguments.steps), "--eval_steps", str(arguments.steps)]
+        where = ["--corpora", *arguments.corpora, "--output_dir", str(folder)]
+        resume = ["--resume", "True"] if folder.is_dir() else []
+        (config,) = parse_config([PretrainConfig], [*recipe, *flags, *steps, *where, *resume])
+        run = read_json(pretrain(config) / "metrics.json")
+        results["random weights"] = _probe(run["start"]) | {"minutes": 0.0}
+        results[name] = _probe(run["final"]) | {"minutes": run["train_minutes"]}
+        content = {"steps": arguments.steps, "environment": run["environment"], "results": results}
+        content["environment"]["command"] = ["pretraining_objectives.py", "--corpora", "DIR", "DIR"]
+        write_json_atomic(RESULTS / "pretraining_objectives.json", content)
+        write_text_atomic(RESULTS / "pretraining_objectives.md", table(content))
+    print(table(content))
+
+
+def _probe(row: dict[str, Any]) -> dict[str, float]:
+    return {k.rsplit("/", 1)[1]: row[k] for k in row if k.startswith("probe/circor_murmur/")}
+
+
+def table(content: dict[str, Any]) -> str:
+    """Markdown: one row an objective."""
+    lines = [
+        f"# Pre-training objectives after {content['steps']} steps",
+        "",
+        "recording_uar of murmur present or absent, ridge probe in grouped folds of CirCor patients "
+        "held out of pre-training; one seed. Made by `benchmarks/pretraining_objectives.py`.",
+        "",
+        "| objective | class tokens | best layer (optimistic) | all layers | minutes, one core |",
+        "|---|---|---|---|---|",
+    ]
+    for name, r in content["results"].items():
+        lines.append(
+            f"| {name} | {r['last']:.3f} | {r['best_layer']:.3f} | {r['all']:.3f} | "
+            f"{r['minutes']:.1f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))
