@@ -63,7 +63,7 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         f"# Pre-training objectives after {content['steps']} steps",
         "",
-        "recording_uar of murmur present or absent, ridge probe in grouped folds of CirCor patients "
+        "recording_uar, murmur present or absent, ridge probe in grouped folds of CirCor patients "
         "held out of pre-training; one seed. Made by `benchmarks/pretraining_objectives.py`.",
         "",
         "| objective | class tokens | best layer (optimistic) | all layers | minutes, one core |",

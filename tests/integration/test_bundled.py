@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForAudioClassification, pipeline
 
 from hb_ssl.data.synthetic import simulate_recording
 from hb_ssl.files import read_json
+from hb_ssl.hub import make_bundle
 from hb_ssl.inference import BUNDLED_CLASSIFIER, HeartSoundClassifier
 from hb_ssl.models.backbones import ASSETS, BUNDLED_BACKBONE
 from hb_ssl.models.classifier import build_classifier
@@ -117,3 +118,15 @@ def test_metrics_beside_the_classifier_are_cross_validated() -> None:
     uar = metrics["intervals"]["overall"]["recording_uar"]
     card = (BUNDLED_CLASSIFIER / "README.md").read_text()
     assert f"{uar['value']:.3f}" in card
+
+
+def test_the_adapter_alone_answers_the_same(classifier, tmp_path: Path) -> None:
+    pushed = make_bundle(BUNDLED_CLASSIFIER, tmp_path / "pushed", "org/name", adapter_only=True)
+    assert not (pushed / "model.safetensors").exists()
+    adapted = HeartSoundClassifier.from_pretrained(pushed)
+    for seed, label in enumerate(LABELS):
+        audio = (window(label, seed), RATE)
+        ours, theirs = classifier.predict(audio), adapted.predict(audio)
+        # The merged weights are stored in half precision, the adapter is not.
+        assert theirs.probabilities == pytest.approx(ours.probabilities, abs=0.01)
+        assert theirs.decision == ours.decision
