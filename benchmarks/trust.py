@@ -2,7 +2,9 @@
 
     hb-ssl cv --source DIR --method logistic_regression --output_dir runs/logistic_regression
     hb-ssl cv --source DIR --method extra_trees --output_dir runs/extra_trees
-    python benchmarks/trust.py runs/logistic_regression runs/extra_trees \\
+    hb-ssl cv --config configs/pcg_lora.yaml --source DIR --output_dir runs/pcg_lora-merge
+    hb-ssl train --config configs/pcg_lora.yaml --source DIR --output_dir runs/pcg_lora_split
+    python benchmarks/trust.py runs/pcg_lora-merge runs/pcg_lora_split runs/logistic_regression ... \\
         --heart-sounds circor2022=DIR --heart-sounds physionet2016=DIR
 
 Takes any run folder of `hb-ssl cv` or `hb-ssl train`; a run that was fully evaluated already is
