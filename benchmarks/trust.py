@@ -4,7 +4,7 @@
     hb-ssl cv --source DIR --method extra_trees --output_dir runs/extra_trees
     hb-ssl cv --config configs/pcg_lora.yaml --source DIR --output_dir runs/pcg_lora-merge
     hb-ssl train --config configs/pcg_lora.yaml --source DIR --output_dir runs/pcg_lora_split
-    python benchmarks/trust.py runs/pcg_lora-merge runs/pcg_lora_split runs/logistic_regression ... \\
+    python benchmarks/trust.py runs/pcg_lora-merge runs/pcg_lora_split runs/extra_trees ... \\
         --heart-sounds circor2022=DIR --heart-sounds physionet2016=DIR
 
 Takes any run folder of `hb-ssl cv` or `hb-ssl train`; a run that was fully evaluated already is
