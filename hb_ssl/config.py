@@ -180,6 +180,13 @@ class TrainConfig:
             self, "warmup_fraction", "label_smoothing", "augment_probability",
             "augment_time_stretch", "spec_augment_time", "spec_augment_frequency",
         )  # fmt: skip
+        for name in ("mixup_alpha", "spec_augment_time", "spec_augment_frequency"):
+            if self.augment_spectrogram and getattr(self, name):
+                raise UserError(
+                    f"{name} {getattr(self, name)} together with augment_spectrogram: expected one "
+                    "of them, since augment_spectrogram stands in for all other augmentations; set "
+                    "one of the two to 0 or false"
+                )
 
 
 @dataclass

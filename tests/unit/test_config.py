@@ -93,3 +93,9 @@ def test_bad_yaml_is_refused(tmp_path: Path, text: str) -> None:
     recipe.write_text(text)
     with pytest.raises(UserError):
         parse_config(TYPES, ["--config", str(recipe)])
+
+
+def test_an_augmentation_that_would_be_ignored_is_refused() -> None:
+    argv = ["--augment_spectrogram", "True", "--mixup_alpha", "0.2"]
+    with pytest.raises(UserError, match="mixup_alpha 0.2 together with augment_spectrogram"):
+        parse_config(TYPES, argv)
