@@ -136,10 +136,11 @@ def _headline(run: Run) -> list[Block]:
             "Scores are means over the repeats."
         )
     else:
+        stopped = len(run.split["validation"])
         how = (
             f"Tested on {overall['n']} recordings of {groups} groups (subjects or recording "
-            f"sessions); trained on {len(run.split['train'])} recordings and stopped on "
-            f"{len(run.split['validation'])} of other groups."
+            f"sessions); trained on {len(run.split['train'])} recordings"
+            + (f" and stopped on {stopped} of other groups." if stopped else " of other groups.")
         )
     blocks.append(Text(f"{how} The classes are {', '.join(run.labels)}."))
     items = []
