@@ -273,7 +273,7 @@ def _finish(folder: Path, write_report: Callable[[Path], Path]) -> None:
 
 
 def evaluate(argv: list[str]) -> None:
-    """``hb-ssl evaluate`` and ``scripts/evaluate.py``."""
+    """``hb-ssl evaluate`` and ``scripts/evaluate_run.py``."""
     parser = _parser("evaluate", "Score a run's saved classifier.")
     parser.add_argument("run", help="folder of a finished `hb-ssl train` (or, --full, cv) run")
     parser.add_argument("--source", help="score all labelled recordings of this source instead")

@@ -25,7 +25,8 @@ MAX_WINDOW_SECONDS = 600.0
 MIN_HOP_SECONDS = 0.01  # a sample at the lowest rate, 100 Hz
 
 
-def _option(default: Any, help_text: str) -> Any:
+def option(default: Any, help_text: str) -> Any:
+    """A dataclass field with a default and the help text of its ``--flag``."""
     return field(default=default, metadata={"help": help_text})
 
 
@@ -33,31 +34,31 @@ def _option(default: Any, help_text: str) -> Any:
 class DataConfig:
     """Which recordings, which task, and how they are cut into windows."""
 
-    source: str = _option(
+    source: str = option(
         "synthetic",
         "synthetic (the built-in simulator), a folder (Kaggle layout, or the challenge's zips or "
         "class folders), kaggle, challenge (both download), or hub:ORG/NAME",
     )
-    label_mode: Literal["merge", "drop", "set_a", "set_b"] = _option(
+    label_mode: Literal["merge", "drop", "set_a", "set_b"] = option(
         "merge",
         "merge: both sets, extrastole called extrahls; drop: both sets without extrastole; "
         "set_a, set_b: the two tasks of the challenge",
     )
-    num_synthetic: int = _option(160, "recordings to simulate when source is synthetic")
-    keep_contradictions: bool = _option(
+    num_synthetic: int = option(160, "recordings to simulate when source is synthetic")
+    keep_contradictions: bool = option(
         False, "keep recordings that hold the same audio as one with another label"
     )
-    window_seconds: float = _option(5.0, "length of a window in seconds")
-    hop_seconds: float = _option(2.5, "step between evaluation windows in seconds")
-    band_low_hz: float | None = _option(None, "lower edge of the common band in Hz")
-    band_high_hz: float | None = _option(
+    window_seconds: float = option(5.0, "length of a window in seconds")
+    hop_seconds: float = option(2.5, "step between evaluation windows in seconds")
+    band_low_hz: float | None = option(None, "lower edge of the common band in Hz")
+    band_high_hz: float | None = option(
         None, "upper edge of the common band in Hz; 195 hides which device recorded"
     )
-    validation_fraction: float = _option(
+    validation_fraction: float = option(
         0.2, "share of recordings to choose the best epoch by; 0: train all epochs"
     )
-    test_fraction: float = _option(0.2, "share of recordings kept for the final test; 0: none")
-    split_file: str | None = _option(None, "splits.json of an earlier run, to use its split again")
+    test_fraction: float = option(0.2, "share of recordings kept for the final test; 0: none")
+    split_file: str | None = option(None, "splits.json of an earlier run, to use its split again")
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -81,31 +82,31 @@ class DataConfig:
 class ModelConfig:
     """The pretrained backbone and how it is adapted."""
 
-    backbone: str = _option(
+    backbone: str = option(
         "bundled",
         "bundled (the heart-sound backbone in the package), a Hub id, or a folder with config.json",
     )
-    random_weights: bool = _option(
+    random_weights: bool = option(
         False, "start from random weights (a control experiment; named in every output)"
     )
-    adaptation: Literal["lora", "full", "probe"] = _option(
+    adaptation: Literal["lora", "full", "probe"] = option(
         "lora", "lora: low-rank adapters; full: all weights; probe: the head only"
     )
-    lora_rank: int = _option(8, "rank of the LoRA update")
-    lora_alpha: int = _option(16, "scale of the LoRA update: alpha / rank")
-    lora_dropout: float = _option(0.05, "dropout before the LoRA update")
-    lora_targets: list[str] | None = _option(
+    lora_rank: int = option(8, "rank of the LoRA update")
+    lora_alpha: int = option(16, "scale of the LoRA update: alpha / rank")
+    lora_dropout: float = option(0.05, "dropout before the LoRA update")
+    lora_targets: list[str] | None = option(
         None, "linear layers to adapt; by default the attention projections of the backbone"
     )
-    use_rslora: bool = _option(False, "rank-stabilised LoRA: scale alpha / sqrt(rank)")
-    use_dora: bool = _option(False, "weight-decomposed LoRA (DoRA)")
-    pooling: Literal["mean", "attentive", "class_token"] = _option(
+    use_rslora: bool = option(False, "rank-stabilised LoRA: scale alpha / sqrt(rank)")
+    use_dora: bool = option(False, "weight-decomposed LoRA (DoRA)")
+    pooling: Literal["mean", "attentive", "class_token"] = option(
         "mean", "mean over frames, attentive (learned weights), or AST's class tokens"
     )
-    layer_weighted_sum: bool = _option(
+    layer_weighted_sum: bool = option(
         False, "classify a learned weighted sum of all layers instead of the last one"
     )
-    freeze_feature_encoder: bool = _option(
+    freeze_feature_encoder: bool = option(
         True, "keep the convolutions of wav2vec2-like backbones frozen with adaptation full"
     )
 
@@ -118,52 +119,52 @@ class ModelConfig:
 class TrainConfig:
     """Optimisation, augmentation and bookkeeping of one fine-tuning run."""
 
-    output_dir: str = _option("runs/train", "run folder")
-    resume: bool = _option(False, "continue the interrupted run in output_dir exactly")
-    overwrite: bool = _option(False, "replace a finished run in output_dir")
-    seed: int = _option(0, "seed of the split, the weights of the head and the training order")
-    epochs: float = _option(10.0, "passes over the training recordings")
-    max_steps: int = _option(-1, "stop after this many optimiser steps; -1: by epochs")
-    batch_size: int = _option(16, "windows per device and step")
-    eval_batch_size: int = _option(32, "windows per device in evaluation")
-    windows_per_recording: int = _option(2, "random windows drawn from a recording in an epoch")
-    gradient_accumulation_steps: int = _option(1, "batches per optimiser step")
-    gradient_checkpointing: bool = _option(False, "trade compute for memory")
-    learning_rate: float = _option(1e-3, "peak learning rate (LoRA and probe: near 1e-3)")
-    weight_decay: float = _option(0.01, "AdamW weight decay")
-    warmup_fraction: float = _option(0.1, "share of the steps with a rising learning rate")
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = _option(
+    output_dir: str = option("runs/train", "run folder")
+    resume: bool = option(False, "continue the interrupted run in output_dir exactly")
+    overwrite: bool = option(False, "replace a finished run in output_dir")
+    seed: int = option(0, "seed of the split, the weights of the head and the training order")
+    epochs: float = option(10.0, "passes over the training recordings")
+    max_steps: int = option(-1, "stop after this many optimiser steps; -1: by epochs")
+    batch_size: int = option(16, "windows per device and step")
+    eval_batch_size: int = option(32, "windows per device in evaluation")
+    windows_per_recording: int = option(2, "random windows drawn from a recording in an epoch")
+    gradient_accumulation_steps: int = option(1, "batches per optimiser step")
+    gradient_checkpointing: bool = option(False, "trade compute for memory")
+    learning_rate: float = option(1e-3, "peak learning rate (LoRA and probe: near 1e-3)")
+    weight_decay: float = option(0.01, "AdamW weight decay")
+    warmup_fraction: float = option(0.1, "share of the steps with a rising learning rate")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = option(
         "cosine", "learning-rate schedule"
     )
-    mixed_precision: Literal["no", "fp16", "bf16"] = _option("no", "autocast precision")
-    class_balance: Literal["none", "weights", "sampling"] = _option(
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "autocast precision")
+    class_balance: Literal["none", "weights", "sampling"] = option(
         "weights", "weights: in the loss; sampling: draw classes equally often"
     )
-    label_smoothing: float = _option(0.0, "share of the label spread over the other classes")
-    early_stopping_patience: int = _option(
+    label_smoothing: float = option(0.0, "share of the label spread over the other classes")
+    early_stopping_patience: int = option(
         5, "stop after this many epochs without a better validation recording_uar; 0: never"
     )
-    save_steps: int = _option(0, "also save a checkpoint every N steps; 0: once an epoch")
-    augment_probability: float = _option(0.5, "chance of each waveform augmentation below")
-    augment_gain_db: float = _option(6.0, "largest gain change in dB; 0 turns it off")
-    augment_noise_snr_db: float | None = _option(
+    save_steps: int = option(0, "also save a checkpoint every N steps; 0: once an epoch")
+    augment_probability: float = option(0.5, "chance of each waveform augmentation below")
+    augment_gain_db: float = option(6.0, "largest gain change in dB; 0 turns it off")
+    augment_noise_snr_db: float | None = option(
         15.0, "lowest signal-to-noise ratio of added noise in dB"
     )
-    augment_shift: bool = _option(True, "start the windows anywhere, not at fixed places")
-    augment_time_stretch: float = _option(0.05, "largest relative change of tempo, pitch kept")
-    augment_low_pass_hz: float | None = _option(
+    augment_shift: bool = option(True, "start the windows anywhere, not at fixed places")
+    augment_time_stretch: float = option(0.05, "largest relative change of tempo, pitch kept")
+    augment_low_pass_hz: float | None = option(
         None, "lowest random low-pass edge in Hz; 195 imitates the stethoscope of set B"
     )
-    augment_spectrogram: bool = _option(
+    augment_spectrogram: bool = option(
         False,
         "AST backbones: cut windows from cached log-mel frames and vary device (with "
         "augment_probability), noise, level and tempo there, instead of all other augmentations; "
         "several times faster",
     )
-    spec_augment_time: float = _option(0.0, "share of frames masked (SpecAugment)")
-    spec_augment_frequency: float = _option(0.0, "share of mel bands masked (SpecAugment)")
-    mixup_alpha: float = _option(0.0, "Beta parameter of mixup; 0 turns it off")
-    tracker: Literal["tensorboard", "none"] = _option("tensorboard", "where curves go")
+    spec_augment_time: float = option(0.0, "share of frames masked (SpecAugment)")
+    spec_augment_frequency: float = option(0.0, "share of mel bands masked (SpecAugment)")
+    mixup_alpha: float = option(0.0, "Beta parameter of mixup; 0 turns it off")
+    tracker: Literal["tensorboard", "none"] = option("tensorboard", "where curves go")
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -193,13 +194,13 @@ class TrainConfig:
 class CrossValidationConfig:
     """Repeated grouped k-fold cross-validation."""
 
-    method: str = _option(
+    method: str = option(
         "fine_tune",
         "fine_tune; embedding_probe (logistic regression on the frozen backbone); log_mel_probe; "
         "or a baseline: majority, device_only, logistic_regression, extra_trees",
     )
-    num_folds: int = _option(5, "grouped folds")
-    num_repeats: int = _option(3, "repeats with other folds: seeds 0, 1, 2, ...")
+    num_folds: int = option(5, "grouped folds")
+    num_repeats: int = option(3, "repeats with other folds: seeds 0, 1, 2, ...")
 
     def __post_init__(self) -> None:
         _check_positive(self, "num_repeats")

@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from hb_ssl.config import option
 from hb_ssl.errors import UserError
-
-
-def _option(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
@@ -18,52 +15,52 @@ class PretrainConfig:
     corpora: list[str] = field(
         default_factory=list, metadata={"help": "folders of audio, searched recursively"}
     )
-    output_dir: str = _option("runs/pretrain", "run folder")
-    resume: bool = _option(False, "continue the interrupted run in output_dir exactly")
-    overwrite: bool = _option(False, "replace the run in output_dir")
-    seed: int = _option(0, "seed of weights, windows, augmentation and masks")
-    held_out_fraction: float = _option(
+    output_dir: str = option("runs/pretrain", "run folder")
+    resume: bool = option(False, "continue the interrupted run in output_dir exactly")
+    overwrite: bool = option(False, "replace the run in output_dir")
+    seed: int = option(0, "seed of weights, windows, augmentation and masks")
+    held_out_fraction: float = option(
         0.2, "share of known subjects (CirCor patients) that pre-training never sees"
     )
-    window_seconds: float = _option(5.0, "length of a window in seconds")
-    num_mel_bins: int = _option(20, "mel bins, and the patch size in frames")
-    hidden_size: int = _option(192, "width of the transformer")
-    num_layers: int = _option(4, "transformer layers")
-    num_heads: int = _option(4, "attention heads")
-    time_stride: int = _option(5, "10 ms frames between tokens")
+    window_seconds: float = option(5.0, "length of a window in seconds")
+    num_mel_bins: int = option(20, "mel bins, and the patch size in frames")
+    hidden_size: int = option(192, "width of the transformer")
+    num_layers: int = option(4, "transformer layers")
+    num_heads: int = option(4, "attention heads")
+    time_stride: int = option(5, "10 ms frames between tokens")
     objective: Literal["agreement", "distillation", "agreement_distillation", "masked_contrast"] = (
-        _option(
+        option(
             "agreement",
             "agreement: windows of one recording agree (SimCLR); distillation: predict an averaged "
             "teacher at hidden tokens (data2vec); agreement_distillation: both; masked_contrast: "
             "tell hidden patches apart (the wav2vec2 baseline)",
         )
     )
-    keep_fraction: float = _option(0.4, "share of the tokens that the student sees")
-    temperature: float = _option(0.1, "of the agreement softmax")
-    distillation_weight: float = _option(1.0, "of distillation in agreement_distillation")
-    simulated_weight: float = _option(
+    keep_fraction: float = option(0.4, "share of the tokens that the student sees")
+    temperature: float = option(0.1, "of the agreement softmax")
+    distillation_weight: float = option(1.0, "of distillation in agreement_distillation")
+    simulated_weight: float = option(
         0.0, "of the supervised loss on simulated recordings: what sounds when, which finding"
     )
-    num_simulated: int = _option(12000, "recordings to simulate for it")
-    simulated_batch: int = _option(48, "simulated windows per step and process")
-    murmur_weight: float = _option(
+    num_simulated: int = option(12000, "recordings to simulate for it")
+    simulated_batch: int = option(48, "simulated windows per step and process")
+    murmur_weight: float = option(
         0.0, "of the supervised loss on CirCor's murmur labels of training patients"
     )
-    teacher_decay: float = _option(0.995, "final decay of the averaged teacher")
-    max_tempo_change: float = _option(0.05, "largest relative change of tempo")
-    steps: int = _option(20000, "optimiser steps")
-    batch_pairs: int = _option(128, "pairs of windows per step and process")
-    learning_rate: float = _option(1e-3, "peak learning rate of AdamW")
-    weight_decay: float = _option(0.05, "AdamW weight decay")
-    warmup_fraction: float = _option(0.05, "share of the steps with a rising learning rate")
-    mixed_precision: Literal["no", "fp16", "bf16"] = _option("bf16", "autocast precision")
-    log_steps: int = _option(20, "steps between log lines")
-    eval_steps: int = _option(500, "steps between validation losses, checkpoints and probes")
-    probe_pascal: str | None = _option(
+    teacher_decay: float = option(0.995, "final decay of the averaged teacher")
+    max_tempo_change: float = option(0.05, "largest relative change of tempo")
+    steps: int = option(20000, "optimiser steps")
+    batch_pairs: int = option(128, "pairs of windows per step and process")
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW")
+    weight_decay: float = option(0.05, "AdamW weight decay")
+    warmup_fraction: float = option(0.05, "share of the steps with a rising learning rate")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("bf16", "autocast precision")
+    log_steps: int = option(20, "steps between log lines")
+    eval_steps: int = option(500, "steps between validation losses, checkpoints and probes")
+    probe_pascal: str | None = option(
         None, "labelled PASCAL folder to probe, for monitoring only; never trained on"
     )
-    peak_tflops: float = _option(0.0, "peak of the device, to log its utilisation; 0: unknown")
+    peak_tflops: float = option(0.0, "peak of the device, to log its utilisation; 0: unknown")
 
     def __post_init__(self) -> None:
         if not self.corpora:
