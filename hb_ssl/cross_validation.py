@@ -72,7 +72,7 @@ def cross_validate(
         with state.main_process_first():
             task = prepare_task_from(data)
         with state.main_process_first():
-            features = _features(task, cv.method, data, model)
+            features = describe_recordings(task, cv.method, data, model)
         plan = [
             (repeat, number, test)
             for repeat in range(cv.num_repeats)
@@ -93,7 +93,8 @@ def cross_validate(
             elif cv.method == "fine_tune":
                 _fine_tune_fold(task, test, data, model, training, repeat, number, fold_folder)
             elif state.is_main_process:
-                _baseline_fold(task, test, cv.method, features, repeat, number, fold_folder)
+                rows = baseline_rows(task, test, cv.method, features, seed=repeat)
+                _write_fold(fold_folder, rows, repeat, number)
             state.wait_for_everyone()
         if state.is_main_process:
             _summarise(folder, task, plan, cv)
@@ -101,10 +102,13 @@ def cross_validate(
     return folder
 
 
-def _features(
+def describe_recordings(
     task: HeartSoundTask, method: str, data: DataConfig, model: ModelConfig
 ) -> dict[str, np.ndarray] | None:
-    """What a method without fine-tuning sees of every recording, by recording id."""
+    """What a method without fine-tuning sees of every recording ``[F]``, by recording id.
+
+    ``None`` for fine-tuning and for baselines that hear nothing.
+    """
     recordings = [task.recordings[item.recording_id] for item in task.items]
     ids = [recording.recording_id for recording in recordings]
 
@@ -149,15 +153,28 @@ def _fine_tune_fold(
         _write_fold(folder, tuned.recording_rows, repeat, number)
 
 
-def _baseline_fold(
+def baseline_rows(
     task: HeartSoundTask,
     test: list[str],
     method: str,
     features: dict[str, np.ndarray] | None,
-    repeat: int,
-    number: int,
-    folder: Path,
-) -> None:
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Fits a probe or baseline on all recordings but ``test``, and predicts those.
+
+    Args:
+        task: the recordings.
+        test: recording ids.
+        method: a method other than ``fine_tune``.
+        features: from ``describe_recordings``.
+        seed: of inner folds and trees.
+
+    Returns:
+        Recording rows as in ``predictions.csv``.
+
+    Raises:
+        LeakError: a group or a duplicate stands on both sides.
+    """
     outer = set(test)
     train_items = [item for item in task.items if item.recording_id not in outer]
     test_items = [item for item in task.items if item.recording_id in outer]
@@ -176,7 +193,7 @@ def _baseline_fold(
             [item.group for item in train_items],
             test_features,
             task.labels,
-            seed=repeat,
+            seed=seed,
         )
     else:
         probabilities = fit_predict_baseline(
@@ -187,9 +204,9 @@ def _baseline_fold(
             test_features,
             [item.set for item in test_items],
             task.labels,
-            seed=repeat,
+            seed=seed,
         )
-    rows = [
+    return [
         {
             "recording_id": item.recording_id,
             "set": item.set,
@@ -202,7 +219,6 @@ def _baseline_fold(
         }
         for item, row in zip(test_items, probabilities, strict=True)
     ]
-    _write_fold(folder, rows, repeat, number)
 
 
 def _write_fold(folder: Path, rows: list[dict[str, Any]], repeat: int, number: int) -> None:
