@@ -1,6 +1,6 @@
 """Classify many files into one table; a bad file costs its own row only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,39 @@ from hb_ssl.inference import HeartSoundClassifier, Prediction
 
 
 def classify_files(
-    classifier: HeartSoundClassifier, files: Sequence[Path], plot_folder: Path | None = None
+    classifier: HeartSoundClassifier,
+    files: Sequence[Path],
+    pictures: Mapping[Path, Path] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One row a file, in order (see ``prediction_row``).
 
     Args:
         classifier: the classifier.
         files: audio files.
-        plot_folder: gets one PNG a readable file: waveform and class probabilities over time.
+        pictures: the PNG file to write for each readable one: waveform and class probabilities over
+            time (see ``picture_files``).
 
     Raises:
-        UserError: the plots can't be written.
+        UserError: the pictures can't be written.
     """
-    taken: set[str] = set()
     for file, answer in zip(files, classifier.predict_each(files), strict=True):
+        if pictures is not None and isinstance(answer, Prediction):
+            write_bytes_atomic(pictures[file], _plot(classifier, file, answer))
         yield prediction_row(str(file), answer, classifier.labels)
-        if plot_folder is not None and isinstance(answer, Prediction):
-            # Files of one name in two folders each keep their picture.
-            name, number = file.stem, 1
-            while name in taken:
-                number += 1
-                name = f"{file.stem}-{number}"
-            taken.add(name)
-            write_bytes_atomic(plot_folder / f"{name}.png", _plot(classifier, file, answer))
+
+
+def picture_files(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """A PNG in ``folder`` for each file; files of one name in two folders each get their own."""
+    pictures: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for file in dict.fromkeys(files):
+        name, number = file.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{file.stem}-{number}"
+        taken.add(name)
+        pictures[file] = folder / f"{name}.png"
+    return pictures
 
 
 def prediction_row(name: str, answer: Prediction | UserError, labels: list[str]) -> dict[str, Any]:

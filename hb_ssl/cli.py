@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ examples:
   hb-ssl predict heart.wav
   hb-ssl predict ~/recordings --model runs/train --csv answers.csv
   hb-ssl predict a.wav b.flac --json                  one JSON line a recording
+  hb-ssl predict ~/recordings --csv answers.csv --resume   go on after an interruption
   hb-ssl predict ~/recordings --plot pictures         a picture of each, window by window
   hb-ssl predict heart.wav --model ORG/NAME --revision v2
 
@@ -325,32 +326,45 @@ def predict(argv: list[str]) -> int:
     output.add_argument("--json", action="store_true", help="one JSON object a line")
     output.add_argument("--csv", metavar="OUT", help="write a CSV file")
     parser.add_argument("--plot", metavar="DIR", help="write a picture of every recording there")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted --csv")
     arguments = parser.parse_args(argv)
+    if arguments.resume and not arguments.csv:
+        raise UserError("--resume goes with --csv; add --csv OUT")
     from tqdm import tqdm
 
     from hb_ssl.audio import find_audio_files
-    from hb_ssl.batch import classify_files
+    from hb_ssl.batch import classify_files, picture_files
     from hb_ssl.files import write_csv_atomic
-    from hb_ssl.inference import HeartSoundClassifier
+    from hb_ssl.inference import HeartSoundClassifier, locate_classifier
+    from hb_ssl.journal import journal_of, model_files, resumable_rows
 
     files = find_audio_files(arguments.files)
-    classifier = HeartSoundClassifier.from_pretrained(
-        arguments.model, arguments.revision, arguments.runtime
-    )
+    folder = locate_classifier(arguments.model, arguments.revision)
+    classifier = HeartSoundClassifier.from_pretrained(folder, runtime=arguments.runtime)
     if classifier.preprocessing["synthetic"]:
         print(
             "warning: this classifier was trained on SYNTHETIC recordings; its answers mean "
             "nothing for real hearts",
             file=sys.stderr,
         )
+    pictures = picture_files(files, Path(arguments.plot)) if arguments.plot else None
+
+    def classify(some: Sequence[Path]) -> Iterator[dict[str, Any]]:
+        return classify_files(classifier, some, pictures)
+
     rows = []
-    answers = classify_files(classifier, files, Path(arguments.plot) if arguments.plot else None)
+    if arguments.csv:
+        about = {"model": model_files(folder), "runtime": arguments.runtime}
+        answers = resumable_rows(arguments.csv, files, classify, about, arguments.resume)
+    else:
+        answers = classify(files)
     for row in tqdm(answers, total=len(files), desc="Classifying", disable=None):
         rows.append(row)
         if arguments.json:
             print(json.dumps(row), flush=True)
     if arguments.csv:
         write_csv_atomic(arguments.csv, rows)
+        journal_of(arguments.csv).unlink(missing_ok=True)
         print(f"{len(rows)} rows written to {arguments.csv}", file=sys.stderr)
     elif not arguments.json:
         writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")

@@ -6,7 +6,6 @@ chosen on the test side.
 """
 
 import logging
-import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from hb_ssl.evaluation.probes import (
 )
 from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic, write_text_atomic
 from hb_ssl.processes import processes
-from hb_ssl.runs import describe_environment, open_run
+from hb_ssl.runs import describe_environment, open_run, remove_checkpoints
 from hb_ssl.scoring import score_with_intervals, summary_table
 from hb_ssl.training import describe_task, fine_tune
 
@@ -89,6 +88,8 @@ def cross_validate(
         for repeat, number, test in bar:
             fold_folder = folder / f"seed-{repeat}-fold-{number}"
             if (fold_folder / "predictions.csv").is_file():
+                if state.is_main_process:
+                    remove_checkpoints(fold_folder)  # killed between its result and this
                 logger.info("seed %d fold %d is done already", repeat, number)
             elif cv.method == "fine_tune":
                 _fine_tune_fold(task, test, data, model, training, repeat, number, fold_folder)
@@ -149,8 +150,8 @@ def _fine_tune_fold(
     if processes().is_main_process:
         write_json_atomic(folder / "history.json", tuned.history)
         write_json_atomic(folder / "summary.json", tuned.summary)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         _write_fold(folder, tuned.recording_rows, repeat, number)
+        remove_checkpoints(folder)
 
 
 def baseline_rows(

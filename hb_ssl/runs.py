@@ -1,8 +1,9 @@
 """Run folders: who may write into one, what continues it, and what it ran on."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
-import json
+import logging
 import os
 import platform
 import shutil
@@ -17,9 +18,12 @@ import torch
 
 from hb_ssl.config import read_yaml, save_config
 from hb_ssl.errors import UserError
-from hb_ssl.files import run_lock
+from hb_ssl.files import read_json, run_lock, write_json_atomic
 from hb_ssl.processes import processes
 
+logger = logging.getLogger(__name__)
+
+SEAL_FILE = "checksums.json"  # the last file of a checkpoint
 RESULT_FILE = "metrics.json"  # written last: a run that has it is finished
 UNCOMPARED_SETTINGS = {"resume", "overwrite", "output_dir"}
 PACKAGES = (
@@ -90,21 +94,79 @@ def _changed_settings(saved: dict[str, Any], configs: tuple[Any, ...]) -> list[s
     )
 
 
-def last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end, or ``None``.
+def seal_checkpoint(folder: str | Path) -> None:
+    """Writes the SHA-256 of every file of a checkpoint; done last, so it also says: whole."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    write_json_atomic(folder / SEAL_FILE, sums)
 
-    ``trainer_state.json`` is the last file of a checkpoint; a process killed before it leaves a
-    checkpoint that must not be used.
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged_file(checkpoint: Path) -> str | None:
+    """The first file of a sealed checkpoint that is not as it was written, ``None`` if all are."""
+    try:
+        sums = dict(read_json(checkpoint / SEAL_FILE))
+    except (UserError, TypeError, ValueError):
+        return SEAL_FILE
+    for name, expected in sums.items():
+        try:
+            found = _sha256(checkpoint / name)
+        except OSError:
+            return name
+        if found != expected:
+            return name
+    return None
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end and is still as it was written.
+
+    One that a killed process was writing is removed. A damaged one is removed too if there is an
+    earlier one to go on from, which the log then says.
+
+    Raises:
+        UserError: there are damaged checkpoints only.
     """
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    damaged: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+        if not (checkpoint / SEAL_FILE).is_file():
             shutil.rmtree(checkpoint, ignore_errors=True)
             continue
+        name = damaged_file(checkpoint)
+        if name is not None:
+            damaged[checkpoint] = name
+            continue
+        for broken, file in damaged.items():
+            logger.warning(
+                "%s: damaged since it was written; going on from %s", broken / file, checkpoint.name
+            )
+            shutil.rmtree(broken, ignore_errors=True)
         return str(checkpoint)
+    for broken, file in damaged.items():
+        raise UserError(
+            f"{broken / file}: damaged since it was written, and there is no earlier checkpoint; "
+            "restore the file, or start again with --overwrite instead of --resume"
+        )
     return None
+
+
+def remove_checkpoints(run: Path) -> None:
+    """Removes ``run/checkpoints`` of a finished run.
+
+    Renamed first, to a name that ``--resume`` cleans up: killed half way through, the rest of a
+    checkpoint would look like a damaged one.
+    """
+    checkpoints, doomed = run / "checkpoints", run / ".checkpoints.tmp"
+    shutil.rmtree(doomed, ignore_errors=True)
+    if checkpoints.is_dir():
+        checkpoints.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def describe_environment() -> dict[str, Any]:

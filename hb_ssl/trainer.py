@@ -21,13 +21,17 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from hb_ssl.config import TrainConfig
 from hb_ssl.data.dataset import EpochSampler, EvaluationWindows
 from hb_ssl.models.backbones import quiet_transformers
 from hb_ssl.processes import on_cpu, processes
+from hb_ssl.runs import damaged_file, seal_checkpoint
 
 logger = logging.getLogger(__name__)
+
+KEPT_CHECKPOINTS = 2  # the newest, and the best or the one before
 
 
 def class_weights(label_ids: list[int], num_classes: int) -> torch.Tensor:
@@ -69,6 +73,20 @@ class WindowTrainer(Trainer):
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with quiet_transformers():  # a bar for every checkpoint would break up the epochs' bar
             super()._save(*args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # trainer_arguments sets no save_total_limit: nothing old goes before the new one is whole.
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every process writes its random state
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir))
+            seal_checkpoint(folder / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(
+                str(folder),
+                save_total_limit=KEPT_CHECKPOINTS,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not self._restore_weights(resume_from_checkpoint):
@@ -118,6 +136,29 @@ class _EpochLogger(TrainerCallback):
             )  # fmt: skip
 
 
+class _BestCheckpointHere(TrainerCallback):
+    """On resume, looks for the best checkpoint in the run folder as it stands now.
+
+    The state names it by a path, but the folder may have moved; and it is gone when a later best
+    one, since damaged, had replaced it.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any
+    ) -> None:
+        if state.best_model_checkpoint is None:
+            return
+        best = Path(str(args.output_dir)) / Path(state.best_model_checkpoint).name
+        if damaged_file(best) is None:
+            state.best_model_checkpoint = str(best)
+            return
+        logger.warning(
+            "%s: the best checkpoint so far is gone or damaged; the best after step %d counts",
+            best, state.global_step,
+        )  # fmt: skip
+        state.best_model_checkpoint = state.best_metric = state.best_global_step = None
+
+
 def trainer_arguments(
     training: TrainConfig, folder: Path, full: bool, has_validation: bool
 ) -> TrainingArguments:
@@ -154,7 +195,6 @@ def trainer_arguments(
         eval_steps=steps,
         save_steps=steps,
         logging_steps=steps,
-        save_total_limit=2,
         load_best_model_at_end=has_validation,
         metric_for_best_model="recording_uar" if has_validation else None,
         greater_is_better=True,
@@ -173,7 +213,7 @@ def trainer_callbacks(
     training: TrainConfig, folder: Path, has_validation: bool
 ) -> list[TrainerCallback]:
     """Log lines, early stopping if asked for and possible, and TensorBoard."""
-    callbacks: list[TrainerCallback] = [_EpochLogger()]
+    callbacks: list[TrainerCallback] = [_EpochLogger(), _BestCheckpointHere()]
     if training.early_stopping_patience and has_validation:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
     if training.tracker == "tensorboard" and processes().is_main_process:

@@ -6,7 +6,6 @@ accumulation, mixed precision and several processes come from there.
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +36,12 @@ from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
 from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, save_classifier
 from hb_ssl.processes import on_cpu, processes
-from hb_ssl.runs import describe_environment, last_complete_checkpoint, open_run
+from hb_ssl.runs import (
+    describe_environment,
+    last_complete_checkpoint,
+    open_run,
+    remove_checkpoints,
+)
 from hb_ssl.scoring import prediction_rows, score
 from hb_ssl.trainer import (
     WindowTrainer,
@@ -80,6 +84,8 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
     state = processes()
     with open_run(folder, training.resume, training.overwrite, data, model, training) as finished:
         if finished:
+            if state.is_main_process:
+                remove_checkpoints(folder)  # killed between its result and this
             return folder
         with state.main_process_first():
             task = prepare_task_from(data)
@@ -206,8 +212,10 @@ def fine_tune(
         callbacks=trainer_callbacks(training, folder, has_validation=validation is not None),
     )
     trainer.remove_callback(PrinterCallback)
+    with processes().main_process_first():
+        checkpoint = last_complete_checkpoint(folder / "checkpoints")
     started = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder / "checkpoints"))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     recording_rows: list[dict[str, Any]] = []
     window_rows: list[dict[str, Any]] = []
@@ -376,4 +384,4 @@ def _write_results(
         write_csv_atomic(folder / "window_predictions.csv", tuned.window_rows)
         metrics = score(task, tuned.recording_rows, tuned.window_rows)
     write_json_atomic(folder / "metrics.json", {**metrics, "run": tuned.summary})
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    remove_checkpoints(folder)

@@ -22,6 +22,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: it sends 
 import gradio as gr
 import numpy as np
 import soundfile as sf
+from starlette.middleware import Middleware
 
 from hb_ssl.batch import prediction_row
 from hb_ssl.cli import run_command
@@ -30,6 +31,7 @@ from hb_ssl.errors import UserError
 from hb_ssl.explain import occlusion_map
 from hb_ssl.inference import HeartSoundClassifier, Prediction, locate_classifier
 from hb_ssl.space_figures import occlusion_figure
+from hb_ssl.space_limits import REQUESTS_PER_MINUTE, LimitRequests
 from hb_ssl.space_page import (
     SYNTHETIC_WARNING,
     answer_row,
@@ -250,11 +252,15 @@ def make_examples(folder: Path) -> list[Path]:
     return paths
 
 
-def launch_app(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
+def launch_app(
+    app: gr.Blocks, requests_per_minute: int = REQUESTS_PER_MINUTE, **options: Any
+) -> tuple[Any, str, str]:
     """Starts the server; nothing of what users send is recorded or flagged.
 
-    Fonts are the system's own, so a visit contacts no other host.
+    Fonts are the system's own, so a visit contacts no other host. One visitor may send so much in a
+    minute, and no more (see ``hb_ssl.space_limits``).
     """
+    limits = Middleware(LimitRequests, requests_per_minute=requests_per_minute)
     blue = gr.themes.colors.blue
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue=blue, **fonts).set(
@@ -269,6 +275,7 @@ def launch_app(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         max_file_size=MAX_FILE_SIZE,
         show_error=False,
         run_history=False,
+        app_kwargs={"middleware": [limits]},
         ssr_mode=False,
         footer_links=["api"],
         theme=theme,

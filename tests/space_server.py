@@ -40,12 +40,17 @@ def save_tiny_classifier(backbone: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def running_space(model: Path, examples: Path) -> Iterator[tuple[str, HeartSoundClassifier]]:
-    """Yields the address of the Space and the classifier behind it."""
+def running_space(
+    model: Path, examples: Path, requests_per_minute: int = 100_000
+) -> Iterator[tuple[str, HeartSoundClassifier]]:
+    """Yields the address of the Space and the classifier behind it.
+
+    All visitors of a test have one address, so the limit per visitor is high here.
+    """
     space = space_module()
     classifier = HeartSoundClassifier.from_pretrained(model)
     app = space.build_app(classifier, space.model_card(model), examples)
-    _, url, _ = space.launch_app(app, prevent_thread_lock=True, quiet=True)
+    _, url, _ = space.launch_app(app, requests_per_minute, prevent_thread_lock=True, quiet=True)
     try:
         yield url, classifier
     finally:

@@ -1,17 +1,19 @@
 """Checkpoints to resume from, and the backbone as others load it."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import ASTFeatureExtractor, ASTModel
+from transformers.trainer_utils import rotate_checkpoints
 
 from hb_ssl.files import read_json, write_json_atomic
 from hb_ssl.pretraining.objectives import PretrainModel
+from hb_ssl.runs import last_complete_checkpoint, seal_checkpoint
 
-logger = logging.getLogger(__name__)
+STATE_FILE = "state.pt"
+KEPT_CHECKPOINTS = 2
 
 
 def save_backbone(backbone: ASTModel, extractor: ASTFeatureExtractor, folder: Path) -> None:
@@ -34,7 +36,9 @@ def save_backbone(backbone: ASTModel, extractor: ASTFeatureExtractor, folder: Pa
 def save_checkpoint(
     folder: Path, step: int, model: PretrainModel, optimiser: Any, history: list, seconds: float
 ) -> None:
-    temporary = folder / f".checkpoint.{os.getpid()}.tmp"
+    """Writes ``checkpoints/checkpoint-STEP`` and keeps the one before."""
+    checkpoint = folder / "checkpoints" / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True, exist_ok=True)
     state = {
         "step": step,
         "model": model.state_dict(),
@@ -42,18 +46,18 @@ def save_checkpoint(
         "history": history,
         "seconds": seconds,
     }
-    torch.save(state, temporary)
-    temporary.replace(folder / "checkpoint.pt")
+    torch.save(state, checkpoint / STATE_FILE)
+    seal_checkpoint(checkpoint)
+    rotate_checkpoints(str(checkpoint.parent), KEPT_CHECKPOINTS)
 
 
-def load_checkpoint(
-    folder: Path, resume: bool, model: PretrainModel, optimiser: Any, history: list
-) -> tuple[int, list, float]:
-    path = folder / "checkpoint.pt"
-    if not resume or not path.is_file():
-        return 0, history, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    logger.info("resumed at step %d", state["step"])
-    return state["step"], state["history"], state["seconds"]
+def read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest undamaged checkpoint, ``None`` where there is none at all.
+
+    Raises:
+        UserError: there are damaged checkpoints only.
+    """
+    checkpoint = last_complete_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        return None
+    return torch.load(Path(checkpoint) / STATE_FILE, map_location="cpu", weights_only=True)

@@ -20,7 +20,7 @@ from hb_ssl.errors import UserError
 from hb_ssl.files import cache_folder, write_json_atomic
 from hb_ssl.models.pcg import PCG_SAMPLING_RATE, pcg_config
 from hb_ssl.pretraining.card import write_backbone_card
-from hb_ssl.pretraining.checkpoint import load_checkpoint, save_backbone, save_checkpoint
+from hb_ssl.pretraining.checkpoint import read_checkpoint, save_backbone, save_checkpoint
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.pretraining.features import load_features
 from hb_ssl.pretraining.objectives import PretrainModel
@@ -73,7 +73,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """Pre-trains a backbone and writes it to ``output_dir/backbone`` in Hugging Face format.
 
     The folder also holds config.yaml, history.json (losses, throughput, probes), metrics.json
-    (the result), logs/ (TensorBoard) and checkpoint.pt.
+    (the result), logs/ (TensorBoard) and checkpoints/.
 
     Raises:
         UserError: bad folders, or a run folder that holds another run.
@@ -105,15 +105,22 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
     if accelerator.device.type == "cpu":
         backbone.set_attn_implementation("eager")  # twice as fast as sdpa on short CPU sequences
     probes = _probe_sets(config, data) if accelerator.is_main_process else []
+    with accelerator.main_process_first():
+        state = read_checkpoint(folder)
     history: list[dict[str, Any]] = []
-    if accelerator.is_main_process and not config.resume:
+    if accelerator.is_main_process and state is None:
         history = [{"step": 0, **_probe_all(probes, backbone, normalise, baseline=True)}]
     model = PretrainModel(
         backbone, config.objective, config.keep_fraction, config.temperature,
         config.distillation_weight, config.simulated_weight, config.murmur_weight,
     )  # fmt: skip
     optimiser = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), betas=(0.9, 0.98))
-    first, history, seconds = load_checkpoint(folder, config.resume, model, optimiser, history)
+    first, seconds = 0, 0.0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        first, history, seconds = state["step"], state["history"], state["seconds"]
+        logger.info("resumed at step %d", first)
     model, optimiser = accelerator.prepare(model, optimiser)
     bare = accelerator.unwrap_model(model)
     rank = accelerator.process_index
@@ -171,9 +178,10 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
         if accelerator.is_main_process:
             _log(row, writer)
             if evaluated:
-                save_checkpoint(folder, done, bare, optimiser, history, seconds)
                 write_json_atomic(folder / "history.json", history)
                 save_backbone(bare.backbone, extractor, folder / "backbone")
+                # Last: what is killed before it is done again, what is killed after it is there.
+                save_checkpoint(folder, done, bare, optimiser, history, seconds)
         accelerator.wait_for_everyone()
         sums, since, mark = {}, 0, time.monotonic()
     bar.close()

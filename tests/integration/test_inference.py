@@ -204,6 +204,37 @@ def test_predict_command_writes_a_table_and_pictures(
     assert imread(tmp_path / "one" / "long.png").std() > 0.1
 
 
+def test_an_interrupted_table_goes_on(
+    model: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder, table, whole = recordings / "set_b", tmp_path / "x.csv", tmp_path / "whole.csv"
+    arguments = ["predict", str(folder), "--model", str(model), "--csv"]
+    assert cli.main([*arguments, str(whole)]) == 0
+    opened: list[str] = []
+    original = HeartSoundClassifier._open
+
+    def watched(self, audio):
+        if len(opened) == 7:
+            raise KeyboardInterrupt
+        opened.append(Path(audio).name)
+        return original(self, audio)
+
+    monkeypatch.setattr(HeartSoundClassifier, "_open", watched)
+    assert cli.main([*arguments, str(table)]) == 130
+    assert not table.exists()
+    kept = len((tmp_path / "x.csv.partial").read_text().splitlines()) - 1
+    monkeypatch.setattr(HeartSoundClassifier, "_open", original)
+    assert cli.main(["predict", str(folder), "--csv", str(table), "--resume"]) == 2
+    assert "begun with another model" in capsys.readouterr().err
+    assert cli.main([*arguments, str(table), "--resume"]) == 0
+    assert table.read_text() == whole.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.csv", "x.csv"]
+    assert 0 < kept <= 7
+    assert cli.main(["predict", str(folder), "--resume"]) == 2
+    assert "--resume goes with --csv" in capsys.readouterr().err
+
+
 MEMORY = """
 import resource, sys
 from hb_ssl.inference import HeartSoundClassifier

@@ -17,6 +17,7 @@ from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.pcg import pcg_config, pcg_feature_extractor
 from hb_ssl.pretraining import run
+from hb_ssl.pretraining.checkpoint import read_checkpoint
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.pretraining.features import PairSampler, load_features
 from hb_ssl.pretraining.objectives import (
@@ -316,11 +317,69 @@ def test_a_resumed_run_equals_an_unbroken_one(
     with pytest.raises(KeyboardInterrupt):
         pretrain(tiny(recordings, tmp_path / "broken", **objective))
     resumed = pretrain(tiny(recordings, tmp_path / "broken", resume=True, **objective))
-    states = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, resumed)]
+    states = [read_checkpoint(f) for f in (whole, resumed)]
+    assert states[0] is not None and states[1] is not None
     assert states[0]["step"] == states[1]["step"] == 4
     for name, value in states[0]["model"].items():
         torch.testing.assert_close(value, states[1]["model"][name], rtol=0, atol=0)
     assert [row["step"] for row in states[1]["history"]] == [0, 1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    recordings: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole = pretrain(tiny(recordings, tmp_path / "whole", steps=6))
+    kept = run.make_batch
+
+    def interrupted(data, sampler, config, step, *others):
+        if step == 5:
+            raise KeyboardInterrupt
+        return kept(data, sampler, config, step, *others)
+
+    monkeypatch.setattr(run, "make_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny(recordings, tmp_path / "broken", steps=6))
+    monkeypatch.undo()
+    newest, before = (tmp_path / f"broken/checkpoints/checkpoint-{n}/state.pt" for n in (4, 2))
+    content = before.read_bytes()
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    before.write_bytes(content[:200])
+    with pytest.raises(UserError, match="damaged since it was written.* no earlier checkpoint"):
+        pretrain(tiny(recordings, tmp_path / "broken", steps=6, resume=True))
+    before.write_bytes(content)
+    resumed = pretrain(tiny(recordings, tmp_path / "broken", steps=6, resume=True))
+    assert "going on from checkpoint-2" in caplog.text
+    states = [read_checkpoint(f) for f in (whole, resumed)]
+    assert states[0] is not None and states[1] is not None
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
+
+
+def test_a_run_killed_behind_its_last_step_still_gets_its_backbone(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain(tiny(recordings, tmp_path / "whole"))
+    for name in ("save_backbone", "save_checkpoint", "write_json_atomic"):
+        folder = tmp_path / name
+        original, calls = getattr(run, name), itertools.count(1)
+
+        def last_time(*arguments, original=original, calls=calls):
+            if next(calls) == 2:  # evaluated twice: this is behind the last step
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        monkeypatch.setattr(run, name, last_time)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(tiny(recordings, folder))
+        monkeypatch.undo()
+        pretrain(tiny(recordings, folder, resume=True))
+        for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+            assert (folder / "backbone" / file).read_bytes() == (
+                whole / "backbone" / file
+            ).read_bytes()
+        steps = [row["step"] for row in read_json(folder / "history.json")]
+        assert steps == [0, 1, 2, 3, 4]
 
 
 def test_held_out_subjects_give_the_validation_loss(recordings: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -181,6 +182,27 @@ def test_huge_uploads_are_refused(client: Client, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="(?i)size|large|413") as caught:
         classify(client, huge)
     assert "Traceback" not in str(caught.value)
+
+
+def test_one_visitor_can_not_take_all(
+    ast_folder: Path, recordings: dict[str, Path], tmp_path: Path
+) -> None:
+    model = save_tiny_classifier(ast_folder, tmp_path / "m")
+    (tmp_path / "examples").mkdir()
+    with running_space(model, tmp_path / "examples", requests_per_minute=6) as (url, _):
+        client = Client(url, verbose=False)
+        assert classify(client, recordings["heart"])["file"] == "heart.wav"
+        with pytest.raises(Exception, match="(?i)429|too many requests") as caught:
+            for _ in range(3):
+                classify(client, recordings["heart"])
+        assert "Traceback" not in str(caught.value)
+        refused = httpx.post(f"{url}gradio_api/queue/join", json={"fn_index": 0, "data": []})
+        assert refused.status_code == 429
+        assert "Too many requests: please try again in" in refused.json()["detail"]
+        assert 0 < int(refused.headers["retry-after"]) <= 10
+        assert httpx.get(url).status_code == 200  # the page itself is always there
+        unsized = httpx.post(f"{url}gradio_api/upload", content=iter([b"x"]))
+        assert unsized.status_code == 411
 
 
 def test_nothing_is_recorded(client: Client) -> None:

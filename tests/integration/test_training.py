@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,33 +53,57 @@ def test_prediction_of_the_saved_model_equals_the_training_run(run: Path, record
             assert probability == pytest.approx(float(row[f"prob_{label}"]), abs=1e-5)
 
 
-@pytest.mark.parametrize("extra", [[], ["--adaptation", "full"]], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    ("extra", "damaged"),
+    [([], "optimizer.pt"), (["--adaptation", "full"], "model.safetensors")],
+    ids=["lora", "full"],
+)
 def test_killed_run_resumes_to_the_same_weights(
-    options: list[str], extra: list[str], ast_folder: Path, tmp_path: Path
-) -> None:
+    options: list[str], extra: list[str], damaged: str, ast_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     extra = [*extra, "--backbone", str(ast_folder), "--save_steps", "3", "--mixup_alpha", "0.3"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed, moved = tmp_path / "whole", tmp_path / "killed", tmp_path / "moved"
     assert cli.main(["train", *options, *extra, "--output_dir", str(whole)]) == 0
     command = [sys.executable, str(REPOSITORY / "scripts/train.py"), *options, *extra,
                "--output_dir", str(killed)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not list(killed.glob("checkpoints/checkpoint-6/trainer_state.json")):
+    while not list(killed.glob("checkpoints/checkpoint-6/checksums.json")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "metrics.json").exists()
+    shutil.copytree(killed, moved)
     arguments = ["train", *options, *extra, "--output_dir", str(killed)]
     assert cli.main(arguments) == 2  # neither --resume nor --overwrite: nothing is lost
     assert cli.main([*arguments, "--epochs", "9", "--resume"]) == 2  # other settings
     assert cli.main([*arguments, "--resume"]) == 0
-    expected, got = weights(whole), weights(killed)
-    assert expected.keys() == got.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(tensor, got[name]), name
-    assert (whole / "predictions.csv").read_text() == (killed / "predictions.csv").read_text()
+    # The same run in another place, with its newest checkpoint damaged.
+    arguments[-1] = str(moved)
+    sealed = sorted(moved.glob("checkpoints/*/checksums.json"), key=lambda p: p.stat().st_mtime_ns)
+    files = [seal.with_name(damaged) for seal in sealed]
+    content = files[0].read_bytes()
+    for file in files:
+        file.write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    assert cli.main([*arguments, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert f"{damaged}: damaged since it was written, and there is no earlier" in said
+    assert "Traceback" not in said
+    files[0].write_bytes(content)
+    assert cli.main([*arguments, "--resume"]) == 0
+    assert f"going on from {files[0].parent.name}" in capsys.readouterr().err
+    expected = weights(whole)
+    for run in (killed, moved):
+        got = weights(run)
+        assert expected.keys() == got.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(tensor, got[name]), name
+        assert (whole / "predictions.csv").read_text() == (run / "predictions.csv").read_text()
+        assert not (run / "checkpoints").exists()
 
 
 def test_two_processes_score_as_one(run: Path) -> None:

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from hb_ssl.config import TrainConfig
+from hb_ssl.config import TrainConfig, save_config
 from hb_ssl.errors import UserError
 from hb_ssl.files import write_text_atomic
-from hb_ssl.runs import last_complete_checkpoint, open_run
+from hb_ssl.runs import (
+    last_complete_checkpoint,
+    open_run,
+    remove_checkpoints,
+    seal_checkpoint,
+)
 
 CONFIG = TrainConfig(epochs=3)
 
@@ -88,15 +93,73 @@ def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
     assert start(folder) is False
 
 
+def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:
+    made = folder / f"checkpoint-{step}"
+    (made / "deep").mkdir(parents=True)
+    (made / "optimizer.pt").write_bytes(bytes(range(256)) * 8)
+    (made / "deep/trainer_state.json").write_text("{}")
+    if sealed:
+        seal_checkpoint(made)
+    return made
+
+
 def test_checkpoint_without_its_last_file_is_not_used(tmp_path: Path) -> None:
-    for step, state in ((2, "{}"), (10, "{}"), (12, '{"half'), (14, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
+    for step in (2, 10, 12):
+        checkpoint(tmp_path, step, sealed=step != 12)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2"]
     assert last_complete_checkpoint(tmp_path / "absent") is None
+    checkpoint(tmp_path / "only", 4, sealed=False)
+    assert last_complete_checkpoint(tmp_path / "only") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("optimizer.pt", b""),  # as a lost power supply leaves it
+        ("optimizer.pt", bytes(range(256)) * 7),
+        ("optimizer.pt", bytes(2048)),
+        ("optimizer.pt", bytes(range(256)) * 7 + bytes(range(255)) + b"\xfe"),  # one bit
+        ("optimizer.pt", None),
+        ("deep/trainer_state.json", b"{"),
+        ("checksums.json", b'{"optimizer.pt": '),
+        ("checksums.json", b"[1]"),
+        ("checksums.json", b"\xff\xfe"),
+    ],
+)
+def test_damaged_checkpoints_are_left_out_by_name(
+    name: str, content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint(tmp_path, 2)
+    file = checkpoint(tmp_path, 4) / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert f"{file}: damaged since it was written; going on from checkpoint-2" in caplog.text
+    assert not file.parent.is_dir()
+    only = tmp_path / "only"
+    alone = checkpoint(only, 8) / "optimizer.pt"
+    alone.write_bytes(b"half")
+    with pytest.raises(
+        UserError, match="no earlier checkpoint; restore the file, or .*--overwrite"
+    ):
+        last_complete_checkpoint(only)
+    assert alone.is_file(), "nothing is thrown away where nothing else is left"
+
+
+def test_checkpoints_go_in_one_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it removes them, a run must not find half a checkpoint and call it damaged."""
+    checkpoint(tmp_path / "run/checkpoints", 2)
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors=False: None)  # killed there
+    remove_checkpoints(tmp_path / "run")
+    monkeypatch.undo()
+    assert last_complete_checkpoint(tmp_path / "run/checkpoints") is None
+    save_config(tmp_path / "run/config.yaml", CONFIG)
+    start(tmp_path / "run", resume=True)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {".lock", "config.yaml"}
+    remove_checkpoints(tmp_path / "run")  # none there: fine
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
