@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"})
 CIRCOR_TABLE = "training_data.csv"  # beside the recordings or one folder above them
 _CACHE_VERSION = 1
-_INT16_SCALE = 32768.0  # as libsndfile: 16-bit PCM survives exactly
+INT16_SCALE = 32768.0  # as libsndfile: 16-bit PCM survives exactly
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,18 @@ class Corpus:
         """Recording ``index`` as float32 ``[T]`` in [-1, 1]."""
         recording = self.recordings[index]
         samples = self.samples[recording.start : recording.start + recording.num_samples]
-        return samples.astype(np.float32) / _INT16_SCALE
+        return samples.astype(np.float32) / INT16_SCALE
 
     def random_window(self, index: int, num_samples: int, rng: np.random.Generator) -> np.ndarray:
         """A random window ``[num_samples]`` (float32); a shorter recording is tiled."""
         recording = self.recordings[index]
         samples = self.samples[recording.start : recording.start + recording.num_samples]
-        return random_window(samples, num_samples, rng).astype(np.float32) / _INT16_SCALE
+        return random_window(samples, num_samples, rng).astype(np.float32) / INT16_SCALE
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """A waveform ``[T]`` in [-1, 1] as 16-bit samples; louder ones are clipped."""
+    return np.clip(np.round(waveform * INT16_SCALE), -32768, 32767).astype(np.int16)
 
 
 def list_audio_files(folder: str | Path) -> list[Path]:
@@ -117,23 +122,35 @@ def circor_subjects(table: str | Path) -> dict[str, str]:
     return {row["Patient ID"]: root(row["Patient ID"]) for row in rows}
 
 
-def circor_murmurs(corpus: "Corpus", table: str | Path) -> list[tuple[int, str]]:
-    """``(index, "Present" or "Absent")`` of CirCor recordings whose murmur is known.
-
-    Left out: patients marked Unknown, and sites of a murmur patient where it was not heard.
-    """
+def circor_patients(table: str | Path) -> dict[str, dict[str, str]]:
+    """CirCor patient id -> row of ``training_data.csv``."""
     with Path(table).open(newline="", encoding="utf-8") as stream:
-        patients = {row["Patient ID"]: row for row in csv.DictReader(stream)}
+        return {row["Patient ID"]: row for row in csv.DictReader(stream)}
+
+
+def murmur_heard(patients: dict[str, dict[str, str]], stem: str) -> str | None:
+    """Present or Absent in the recording ``<patient>_<site>``, else ``None``.
+
+    Nobody knows it for patients marked Unknown, and at sites of a murmur patient where it was not
+    heard.
+    """
+    patient, _, site = stem.partition("_")
+    row = patients.get(patient)
+    if row is None or row["Murmur"] == "Unknown":
+        return None
+    if row["Murmur"] == "Present" and site.split("_")[0] not in row["Murmur locations"].split("+"):
+        return None
+    return row["Murmur"]
+
+
+def circor_murmurs(corpus: "Corpus", table: str | Path) -> list[tuple[int, str]]:
+    """``(index, "Present" or "Absent")`` of CirCor recordings whose murmur is known."""
+    patients = circor_patients(table)
     known = []
     for index, recording in enumerate(corpus.recordings):
-        patient, _, site = recording.recording_id.split("/")[-1].partition("_")
-        row = patients.get(patient)
-        if recording.subject is None or row is None or row["Murmur"] == "Unknown":
-            continue
-        heard_at = row["Murmur locations"].split("+")
-        if row["Murmur"] == "Present" and site.split("_")[0] not in heard_at:
-            continue
-        known.append((index, row["Murmur"]))
+        murmur = murmur_heard(patients, recording.recording_id.split("/")[-1])
+        if recording.subject is not None and murmur is not None:
+            known.append((index, murmur))
     return known
 
 
@@ -156,11 +173,7 @@ def load_corpus(folders: Sequence[str | Path], sampling_rate: int, cache_dir: st
     Raises:
         UserError: a folder is missing or empty, two folders share a name, or nothing decodes.
     """
-    roots = [Path(folder).resolve() for folder in folders]
-    if len({root.name for root in roots}) != len(roots):
-        names = ", ".join(str(root) for root in roots)
-        raise UserError(f"{names}: two corpus folders share their last name; rename one")
-    files = [(root, path) for root in roots for path in list_audio_files(root)]
+    files = list_corpus_files(folders)
     cache = Path(cache_dir) / _cache_key(files, sampling_rate)
     if not (cache / "index.json").is_file():
         _decode(files, sampling_rate, cache)
@@ -173,15 +186,57 @@ def load_corpus(folders: Sequence[str | Path], sampling_rate: int, cache_dir: st
     )
 
 
-def _cache_key(files: list[tuple[Path, Path]], sampling_rate: int) -> str:
+@dataclass(frozen=True)
+class CorpusFile:
+    """An audio file of a corpus folder.
+
+    Attributes:
+        path: where it is.
+        recording_id: see ``CorpusRecording``.
+        subject: see ``CorpusRecording``.
+        table: CirCor's ``training_data.csv`` of its folder, if there is one.
+    """
+
+    path: Path
+    recording_id: str
+    subject: str | None
+    table: Path | None
+
+
+def list_corpus_files(folders: Sequence[str | Path]) -> list[CorpusFile]:
+    """Every audio file of several folders, with what is known of it.
+
+    Raises:
+        UserError: a folder is missing or empty, or two folders share a name.
+    """
+    roots = [Path(folder).resolve() for folder in folders]
+    if len({root.name for root in roots}) != len(roots):
+        names = ", ".join(str(root) for root in roots)
+        raise UserError(f"{names}: two corpus folders share their last name; rename one")
+    files = []
+    for root in roots:
+        table = _find_table(root)
+        subjects = circor_subjects(table) if table else {}
+        for path in list_audio_files(root):
+            subject = subjects.get(path.stem.split("_")[0])
+            files.append(
+                CorpusFile(
+                    path=path,
+                    recording_id=f"{root.name}/{path.relative_to(root).with_suffix('').as_posix()}",
+                    subject=f"{root.name}/{subject}" if subject else None,
+                    table=table,
+                )
+            )
+    return files
+
+
+def _cache_key(files: list[CorpusFile], sampling_rate: int) -> str:
     entries = []
-    for root, path in files:
-        stat = path.stat()
-        name = f"{root.name}/{path.relative_to(root)}"
+    for file in files:
+        stat = file.path.stat()
+        name = file.recording_id + file.path.suffix
         entries.append((name, stat.st_size, stat.st_mtime_ns))
-    tables = [
-        table.stat().st_mtime_ns for table in map(_find_table, {r for r, _ in files}) if table
-    ]
+    tables = sorted({file.table.stat().st_mtime_ns for file in files if file.table})
     key = json.dumps([_CACHE_VERSION, sampling_rate, entries, tables])
     return hashlib.sha256(key.encode()).hexdigest()[:20]
 
@@ -191,36 +246,25 @@ def _find_table(root: Path) -> Path | None:
     return next((table for table in candidates if table.is_file()), None)
 
 
-def _decode(files: list[tuple[Path, Path]], sampling_rate: int, cache: Path) -> None:
+def _decode(files: list[CorpusFile], sampling_rate: int, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
-    subjects: dict[Path, dict[str, str]] = {}
-    for root, _ in files:
-        if root not in subjects:
-            table = _find_table(root)
-            subjects[root] = circor_subjects(table) if table else {}
     chunks: list[np.ndarray] = []
     recordings: list[CorpusRecording] = []
     start = 0
-    for root, path in tqdm(files, desc="decode", unit="file", disable=None):
+    for file in tqdm(files, desc="decode", unit="file", disable=None):
         try:
-            waveform, _ = load_audio(path, sampling_rate)
+            waveform, _ = load_audio(file.path, sampling_rate)
         except UserError as error:
             logger.warning("left out of pre-training: %s", error)
             continue
-        chunk = np.clip(np.round(waveform * _INT16_SCALE), -32768, 32767).astype(np.int16)
-        subject = subjects[root].get(path.stem.split("_")[0])
-        recordings.append(
-            CorpusRecording(
-                recording_id=f"{root.name}/{path.relative_to(root).with_suffix('').as_posix()}",
-                subject=f"{root.name}/{subject}" if subject else None,
-                start=start,
-                num_samples=len(chunk),
-            )
-        )
+        chunk = to_int16(waveform)
+        recordings.append(CorpusRecording(file.recording_id, file.subject, start, len(chunk)))
         chunks.append(chunk)
         start += len(chunk)
     if not recordings:
-        raise UserError(f"{files[0][0]}: no file could be decoded; expected WAV, FLAC or Ogg audio")
+        raise UserError(
+            f"{files[0].path.parent}: no file could be decoded; expected WAV, FLAC or Ogg audio"
+        )
     temporary = cache / f".samples.{os.getpid()}.tmp"
     samples = open_memmap(temporary, mode="w+", dtype=np.int16, shape=(start,))
     digest = hashlib.sha256()

@@ -95,7 +95,7 @@ def build_classifier(
             f"backbone '{backbone}': its weights can't be loaded ({first_line(error)}); expected "
             "model.safetensors beside config.json"
         ) from error
-    absent = [key for key in _absent_weights(loading) if key.split(".")[0] not in HEAD_MODULES]
+    absent = [key for key in absent_weights(loading) if key.split(".")[0] not in HEAD_MODULES]
     if absent:
         raise UserError(
             f"backbone '{backbone}': {len(absent)} of its weights are missing from the file or of "
@@ -105,7 +105,7 @@ def build_classifier(
     return model
 
 
-def _absent_weights(loading: dict[str, Any]) -> list[str]:
+def absent_weights(loading: dict[str, Any]) -> list[str]:
     """Weights that a checkpoint lacks or holds in another shape: they were drawn at random."""
     mismatched = {key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]}
     return sorted(set(loading["missing_keys"]) | mismatched)
@@ -258,7 +258,7 @@ def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str,
             f"{folder}: its weights can't be loaded ({first_line(error)}); copy or "
             "download the model folder again"
         ) from error
-    absent = _absent_weights(loading)
+    absent = absent_weights(loading)
     if absent:
         raise UserError(
             f"{folder}: {len(absent)} weights are missing from model.safetensors or of another "

@@ -18,6 +18,8 @@ OBJECTIVES = {
     "Baevski et al. 2022)",
     "agreement_distillation": "agreement of windows (NT-Xent) plus prediction of an averaged "
     "teacher's states at hidden positions",
+    "wav2vec2": "tell the quantised hidden frame from other hidden ones of its window (wav2vec 2.0, "
+    "Baevski et al. 2020, computed by `Wav2Vec2ForPreTraining`)",
     "masked_contrast": "tell the hidden patch from the other hidden ones of its window (the wav2vec "
     "2.0 objective with continuous targets)",
 }
@@ -76,10 +78,21 @@ def _card(result: dict[str, Any]) -> str:
     kind = "Self-supervised" if not supervised else "Self-supervised and partly supervised"
     environment = result["environment"]
     # The simulated windows are those of training, so their losses are no validation.
-    heard = ("agreement", "distillation", "masked_contrast", "murmur")
+    heard = ("agreement", "distillation", "masked_contrast", "murmur", "contrastive", "diversity")
     known = {n: final[f"validation_{n}"] for n in heard if f"validation_{n}" in final}
     losses = [f"{name} {value:g}" for name, value in known.items()] or ["none, no subject known"]
-    shape = f"{config['num_layers']} layers of width {config['hidden_size']}"
+    recordings = result["recordings"]
+    if result["hours"] is None:
+        real = f"streamed from {recordings['train_shards']} shards and kept nowhere"
+        held_out = f"{recordings['held_out']:,} recordings held out: the shards' split `validation`"
+        checksum = ""
+    else:
+        real = f"{result['hours']:g} h, {recordings['train']:,} recordings trained on"
+        held_out = (
+            f"{recordings['held_out']:,} recordings held out: those of "
+            f"{config['held_out_fraction']:.0%}\n  of the CirCor patients"
+        )
+        checksum = f"\n- Corpus SHA-256 (decoded samples): `{result['corpus_sha256']}`"
     parts = "".join(f"\n- Supervised part: {text}." for text in supervised)
     listed = "".join(f"  - {CORPORA.get(name, name)}\n" for name in corpora)
     machine = f"{environment['device']} ({environment['cpu_count']} cores)"
@@ -92,28 +105,25 @@ tags: [audio, heart-sounds, phonocardiogram, self-supervised]
 
 # Phonocardiogram backbone ({result["parameters"] / 1e6:.1f} M parameters)
 
-A small Audio Spectrogram Transformer for heart sounds: {config["window_seconds"]:g} s windows at
-2 kHz, {config["num_mel_bins"]} mel bins, {shape}. Loads with `AutoModel.from_pretrained`. Weights are
+{_architecture(config)} Loads with `AutoModel.from_pretrained`. Weights are
 stored in half precision. It describes sounds; it gives no diagnosis.
 
 ## How it was trained
 
 {kind} pre-training: {OBJECTIVES[config["objective"]]}.
-The model sees {config["keep_fraction"]:.0%} of the tokens of these windows.
+{_hidden(config)}
 {parts}
 
-- Real data, {result["hours"]:g} h, {result["recordings"]["train"]:,} recordings trained on:
+- Real data, {real}:
 {listed}\
-- {result["recordings"]["held_out"]:,} recordings held out: those of {config["held_out_fraction"]:.0%}
-  of the CirCor patients. No PASCAL recording was used.
-- Corpus SHA-256 (decoded samples at 2 kHz): `{result["corpus_sha256"]}`
+- {held_out}. No PASCAL recording was used.{checksum}
 - {config["steps"]:,} steps of {config["batch_pairs"]} pairs, {result["windows_seen"]:,} windows,
   {result["train_minutes"]:g} minutes; the last checkpoint, none was chosen by score.
 - AdamW, peak learning rate {config["learning_rate"]:g}, seed {config["seed"]}.
 - Machine: {machine}, torch {environment["packages"]["torch"]}.
 - Final validation losses on held-out patients: {", ".join(losses)}.
 
-Command: `accelerate launch scripts/pretrain.py --config configs/pretrain_pcg.yaml --corpora
+Command: `accelerate launch scripts/pretrain.py --config {_recipe(config)} --corpora
 {" ".join(corpora)}`
 
 ![training and validation loss]({LOSS_CURVE})
@@ -123,3 +133,33 @@ Command: `accelerate launch scripts/pretrain.py --config configs/pretrain_pcg.ya
 `benchmarks/results/foundation_model.md` and `circor_transfer.md` of the hb_ssl repository compare
 it with its own random weights, log-mel statistics and others in the same folds.
 """
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    shape = f"{config['num_layers']} layers of width {config['hidden_size']}"
+    if config["objective"] != "wav2vec2":
+        return (
+            f"A small Audio Spectrogram Transformer for heart sounds: {config['window_seconds']:g} "
+            f"s windows at\n2 kHz, {config['num_mel_bins']} mel bins, {shape}."
+        )
+    if config["backbone"] is None:
+        return (
+            f"A small wav2vec2 for heart sounds: {config['window_seconds']:g} s waveform windows "
+            f"at 2 kHz, {shape}."
+        )
+    return (
+        f"`{Path(config['backbone']).name if Path(config['backbone']).is_dir() else config['backbone']}`"
+        f" pre-trained further on heart sounds: {config['window_seconds']:g} s waveform windows."
+    )
+
+
+def _hidden(config: dict[str, Any]) -> str:
+    if config["objective"] == "wav2vec2":
+        return f"Hidden spans cover up to {config['mask_fraction']:.0%} of the frames."
+    return f"The model sees {config['keep_fraction']:.0%} of the tokens of these windows."
+
+
+def _recipe(config: dict[str, Any]) -> str:
+    if config["objective"] != "wav2vec2":
+        return "configs/pretrain_pcg.yaml"
+    return f"configs/{'pretrain' if config['backbone'] is None else 'continue'}_wav2vec2.yaml"

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -49,6 +50,36 @@ def _extract(
         source.replace(target)
 
 
+class Pairs(NamedTuple):
+    """Two windows of each of ``B`` recordings, all of distinct subjects.
+
+    Attributes:
+        views: ``[2, B, ...]``, not augmented.
+        subjects: ``[B]`` what tells the people apart.
+        murmur: ``[B]`` 1 where a murmur is heard, 0 where none, -1 unknown.
+    """
+
+    views: torch.Tensor
+    subjects: list[Any]
+    murmur: np.ndarray
+
+
+class Windowed(Protocol):
+    """Recordings that windows are cut from: ``LogMelFrames`` or ``Waveforms``."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Frames or samples of each recording."""
+
+    def window(self, index: int, start: int, length: int, /) -> np.ndarray:
+        """``length`` frames or samples from ``start`` on; short recordings are tiled."""
+
+    def random_window(
+        self, index: int, length: int, max_tempo_change: float, rng: np.random.Generator, /
+    ) -> np.ndarray:
+        """``length`` frames or samples from anywhere."""
+
+
 class PairSampler:
     """Draws two windows of one recording, each recording of another subject.
 
@@ -58,17 +89,19 @@ class PairSampler:
         features: the corpus.
         indices: recordings to draw from.
         subjects: subject of every recording of the corpus; ``None`` makes it its own subject.
-        num_frames: window length in frames.
+        murmurs: ``[R]`` 1, 0 or -1 for every recording of the corpus.
+        length: window length in frames or samples.
         max_tempo_change: largest relative change of tempo, e.g. 0.05.
         seed: any integer; give every process its own.
     """
 
     def __init__(
         self,
-        features: LogMelFrames,
+        features: Windowed,
         indices: Sequence[int],
         subjects: Sequence[str | None],
-        num_frames: int,
+        murmurs: np.ndarray,
+        length: int,
         max_tempo_change: float,
         seed: int,
     ) -> None:
@@ -77,25 +110,31 @@ class PairSampler:
             if features.counts[index]:
                 groups.setdefault(subjects[index] or index, []).append(index)
         self._groups = [np.array(group) for group in groups.values()]
+        self._names = list(groups)
         # Subjects count by their number of recordings, so that each recording is seen as often.
         sizes = np.array([len(group) for group in self._groups], dtype=float)
         self._weights = sizes / sizes.sum()
         self._features = features
-        self._num_frames = num_frames
+        self._murmurs = murmurs
+        self._length = length
         self._max_tempo_change = max_tempo_change
         self.seed = seed
 
-    def batch(self, step: int, num_pairs: int) -> tuple[torch.Tensor, np.ndarray]:
-        """Views ``[2, num_pairs, F, M]``, level-normalised, not augmented; their recordings."""
+    def batch(self, step: int, num_pairs: int) -> Pairs:
+        """The pairs of a step, fewer than ``num_pairs`` if there are fewer subjects."""
         rng = np.random.default_rng([self.seed, step])
         num_pairs = min(num_pairs, len(self._groups))
         chosen = rng.choice(len(self._groups), num_pairs, replace=False, p=self._weights)
         recordings = [rng.choice(self._groups[group]) for group in chosen]
         views = [
             [
-                self._features.random_window(i, self._num_frames, self._max_tempo_change, rng)
+                self._features.random_window(i, self._length, self._max_tempo_change, rng)
                 for i in recordings
             ]
             for _ in range(2)
         ]
-        return torch.from_numpy(np.stack([np.stack(view) for view in views])), np.array(recordings)
+        return Pairs(
+            torch.from_numpy(np.stack([np.stack(view) for view in views])),
+            [self._names[group] for group in chosen],
+            self._murmurs[recordings],
+        )

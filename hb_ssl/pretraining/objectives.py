@@ -226,6 +226,21 @@ class PretrainModel(nn.Module):
         parts["loss"] = torch.stack([weights.get(k, 1.0) * v for k, v in parts.items()]).sum()
         return parts
 
+    @torch.no_grad()
+    def describe(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Mean over time of every hidden state, and last the class tokens.
+
+        Args:
+            inputs: normalised log-mel ``[B, F, M]``.
+
+        Returns:
+            ``[B, L + 2, D]``.
+        """
+        states = encode(self.backbone, inputs)
+        pooled = [s[:, 2:].float().mean(dim=1) for s in states]
+        pooled.append(states[-1][:, :2].float().mean(dim=1))
+        return torch.stack(pooled, dim=1)
+
     def _simulated_losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         assert batch.simulated is not None
         assert batch.events is not None and batch.finding is not None

@@ -6,18 +6,18 @@ For monitoring and for comparing recipes; reported results come from the cross-v
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
-from transformers import ASTModel
 
-from hb_ssl.data.corpora import Corpus, circor_murmurs
-from hb_ssl.data.log_mel import LogMelFrames
+from hb_ssl.data.corpora import Corpus
 from hb_ssl.data.task import prepare_task
-from hb_ssl.pretraining.objectives import encode
+from hb_ssl.pretraining.features import Windowed
 
 WINDOWS_PER_RECORDING = 4
+BATCH_SIZE = 64  # windows at a time
 NUM_FOLDS = 5
 _RIDGE = 0.3
 
@@ -28,7 +28,7 @@ class ProbeSet:
 
     Attributes:
         name: column of the results table.
-        windows: log-mel ``[N, F, M]``, level-normalised, not yet mean/std-normalised.
+        windows: log-mel ``[N, F, M]`` or samples ``[N, W]``, not yet normalised by the extractor.
         recording: recording number of each window ``[N]``.
         labels: ``[R]``.
         groups: ``[R]``; recordings of a group share a fold.
@@ -45,18 +45,18 @@ class ProbeSet:
 
 def make_probe_set(
     name: str,
-    features: LogMelFrames,
+    features: Windowed,
     chosen: Sequence[tuple[int, str, str]],
-    num_frames: int,
+    length: int,
     scored: dict[str, np.ndarray] | None = None,
 ) -> ProbeSet:
     """Cuts evenly spaced windows from ``(corpus index, label, group)`` rows."""
     windows, owner = [], []
     for number, (index, _, _) in enumerate(chosen):
-        last = max(int(features.counts[index]) - num_frames, 0)
-        count = min(WINDOWS_PER_RECORDING, 1 + 2 * last // num_frames)
+        last = max(int(features.counts[index]) - length, 0)
+        count = min(WINDOWS_PER_RECORDING, 1 + 2 * last // length)
         for start in np.linspace(0, last, count).astype(int):
-            windows.append(features.window(index, int(start), num_frames).astype(np.float16))
+            windows.append(features.window(index, int(start), length).astype(np.float16))
             owner.append(number)
     labels = np.array([row[1] for row in chosen])
     groups = np.array([row[2] for row in chosen])
@@ -64,15 +64,14 @@ def make_probe_set(
     return ProbeSet(name, np.stack(windows), np.array(owner), labels, groups, scored or everything)
 
 
-def circor_rows(
-    corpus: Corpus, table: str | Path, indices: Sequence[int]
+def murmur_rows(
+    corpus: Corpus, murmurs: np.ndarray, indices: Sequence[int]
 ) -> list[tuple[int, str, str]]:
-    """Murmur present or absent of some CirCor recordings, grouped by person."""
-    wanted = set(indices)
+    """Murmur present or absent of some recordings, grouped by person; the unknown are left out."""
     return [
-        (index, murmur, str(corpus.recordings[index].subject))
-        for index, murmur in circor_murmurs(corpus, table)
-        if index in wanted
+        (i, "Present" if murmurs[i] else "Absent", str(corpus.recordings[i].subject))
+        for i in indices
+        if murmurs[i] >= 0
     ]
 
 
@@ -107,19 +106,18 @@ def log_mel_statistics(windows: np.ndarray) -> np.ndarray:
     return np.concatenate([floats.mean(axis=1), floats.std(axis=1)], axis=1)[:, None]
 
 
-@torch.no_grad()
 def embed(
-    model: ASTModel, windows: np.ndarray, normalise: Callable[[torch.Tensor], torch.Tensor]
+    model: Any, windows: np.ndarray, normalise: Callable[[torch.Tensor], torch.Tensor]
 ) -> np.ndarray:
-    """Mean over time of every hidden state, and last the class tokens: ``[N, L + 2, D]``."""
+    """What a pre-training model makes of windows: its states averaged over time, ``[N, L, D]``."""
     device = next(model.parameters()).device
+    training = model.training
+    model.eval()
     made = []
-    for start in range(0, len(windows), 256):
-        batch = torch.from_numpy(windows[start : start + 256].astype(np.float32)).to(device)
-        states = encode(model, normalise(batch))
-        pooled = [s[:, 2:].float().mean(dim=1) for s in states]
-        pooled.append(states[-1][:, :2].float().mean(dim=1))
-        made.append(torch.stack(pooled, dim=1).cpu())
+    for start in range(0, len(windows), BATCH_SIZE):
+        batch = torch.from_numpy(windows[start : start + BATCH_SIZE].astype(np.float32)).to(device)
+        made.append(model.describe(normalise(batch)).cpu())
+    model.train(training)
     return torch.cat(made).numpy()
 
 

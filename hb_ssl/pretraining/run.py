@@ -4,45 +4,40 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import ASTModel
+from transformers import ASTModel, Wav2Vec2ForPreTraining
 
-from hb_ssl.data.corpora import CIRCOR_TABLE, load_corpus
+from hb_ssl.data.corpora import load_corpus
 from hb_ssl.errors import UserError
 from hb_ssl.files import cache_folder, write_json_atomic
-from hb_ssl.models.pcg import PCG_SAMPLING_RATE, pcg_config
+from hb_ssl.models.pcg import pcg_config
+from hb_ssl.models.wav2vec2 import load_wav2vec2, small_wav2vec2_config
 from hb_ssl.pretraining.card import write_backbone_card
 from hb_ssl.pretraining.checkpoint import read_checkpoint, save_backbone, save_checkpoint
 from hb_ssl.pretraining.config import PretrainConfig
-from hb_ssl.pretraining.features import load_features
+from hb_ssl.pretraining.inputs import LogMelInputs
 from hb_ssl.pretraining.objectives import PretrainModel
 from hb_ssl.pretraining.probe import (
     NUM_FOLDS,
     ProbeSet,
-    circor_rows,
     embed,
     enough_groups,
     log_mel_statistics,
     make_probe_set,
+    murmur_rows,
     pascal_rows,
     probe_scores,
 )
-from hb_ssl.pretraining.windows import (
-    PretrainData,
-    fit_extractor,
-    generator,
-    load_data,
-    make_batch,
-    normaliser,
-)
+from hb_ssl.pretraining.stream import StreamSampler
+from hb_ssl.pretraining.wav2vec2 import LAST_GUMBEL_TEMPERATURE, Wav2Vec2Pretraining
+from hb_ssl.pretraining.windows import PretrainData, generator, load_data, make_batch, train_sampler
 from hb_ssl.runs import RESULT_FILE, describe_environment, open_run
 
 logger = logging.getLogger(__name__)
@@ -93,44 +88,35 @@ def pretrain(config: PretrainConfig) -> Path:
 def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> None:
     with accelerator.main_process_first():
         data = load_data(config)
-    extractor = fit_extractor(config, data)
-    normalise = normaliser(extractor)
     set_seed(config.seed)
-    backbone = ASTModel(
-        pcg_config(
-            data.num_frames, config.num_mel_bins, config.hidden_size, config.num_layers,
-            config.num_heads, config.time_stride,
-        )
-    )  # fmt: skip
+    model = _build_model(config, data).train()  # a loaded checkpoint is in evaluation mode
     if accelerator.device.type == "cpu":
-        backbone.set_attn_implementation("eager")  # twice as fast as sdpa on short CPU sequences
+        # twice as fast as sdpa on short CPU sequences
+        model.backbone.set_attn_implementation("eager")
     probes = _probe_sets(config, data) if accelerator.is_main_process else []
     with accelerator.main_process_first():
         state = read_checkpoint(folder)
     history: list[dict[str, Any]] = []
     if accelerator.is_main_process and state is None:
-        history = [{"step": 0, **_probe_all(probes, backbone, normalise, baseline=True)}]
-    model = PretrainModel(
-        backbone, config.objective, config.keep_fraction, config.temperature,
-        config.distillation_weight, config.simulated_weight, config.murmur_weight,
-    )  # fmt: skip
+        history = [{"step": 0, **_probe_all(probes, model, data, baseline=True)}]
     optimiser = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), betas=(0.9, 0.98))
-    first, seconds = 0, 0.0
+    first, seconds, readers = 0, 0.0, None
     if state is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first, history, seconds = state["step"], state["history"], state["seconds"]
+        readers = state["readers"]
         logger.info("resumed at step %d", first)
     model, optimiser = accelerator.prepare(model, optimiser)
     bare = accelerator.unwrap_model(model)
     rank = accelerator.process_index
-    sampler = data.sampler(data.train, config.max_tempo_change, config.seed + 1000 * rank)
+    sampler = train_sampler(data, config, rank, accelerator.num_processes, readers)
     writer = (
         SummaryWriter(str(folder / "logs"), purge_step=first)
         if accelerator.is_main_process
         else None
     )
-    flops = flops_per_pair(config, bare.num_tokens) * accelerator.num_processes
+    flops = _flops_per_pair(config, data, bare) * accelerator.num_processes
     sums: dict[str, float] = {}
     mark, since = time.monotonic(), 0
     bar = tqdm(
@@ -141,7 +127,7 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(step, config)
         rng = generator(config.seed, 2, step, rank)
-        batch = make_batch(data, sampler, config, step, rng, normalise)
+        batch = make_batch(data, sampler, config, step, rng)
         with accelerator.autocast():
             parts = model(batch.to(accelerator.device), rng)
         accelerator.backward(parts["loss"])
@@ -149,8 +135,9 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
         optimiser.step()
         optimiser.zero_grad()
         done = step + 1
-        # The teacher starts as a quick average, since the first weights mean nothing.
-        bare.update_teacher(min(config.teacher_decay, 1 - 1 / (10 + 0.1 * done)))
+        if "distillation" in config.objective:
+            # The teacher starts as a quick average, since the first weights mean nothing.
+            bare.update_teacher(min(config.teacher_decay, 1 - 1 / (10 + 0.1 * done)))
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         since += 1
@@ -172,16 +159,21 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
         if config.peak_tflops:
             row["mfu"] = round(row["model_gflops"] / 1e3 / config.peak_tflops, 4)
         if evaluated and accelerator.is_main_process:
-            row |= _validate(config, data, bare, normalise, accelerator)
-            row |= _probe_all(probes, bare.backbone, normalise)
+            row |= _validate(config, data, bare, accelerator)
+            row |= _probe_all(probes, bare, data)
         history.append(row)
+        if evaluated and isinstance(sampler, StreamSampler):
+            readers = gather_object([sampler.state()])
         if accelerator.is_main_process:
             _log(row, writer)
             if evaluated:
                 write_json_atomic(folder / "history.json", history)
-                save_backbone(bare.backbone, extractor, folder / "backbone")
+                save_backbone(
+                    bare.backbone, data.inputs.extractor, folder / "backbone",
+                    getattr(bare, "saved_config", None),
+                )  # fmt: skip
                 # Last: what is killed before it is done again, what is killed after it is there.
-                save_checkpoint(folder, done, bare, optimiser, history, seconds)
+                save_checkpoint(folder, done, bare, optimiser, history, seconds, readers)
         accelerator.wait_for_everyone()
         sums, since, mark = {}, 0, time.monotonic()
     bar.close()
@@ -191,7 +183,34 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
         write_json_atomic(folder / RESULT_FILE, _result(config, data, bare, history, seconds))
 
 
-def _parameter_groups(model: PretrainModel, weight_decay: float) -> list[dict[str, Any]]:
+def _build_model(config: PretrainConfig, data: PretrainData) -> PretrainModel | Wav2Vec2Pretraining:
+    """The backbone with its objective: from scratch, or a checkpoint to continue."""
+    if config.objective == "wav2vec2":
+        if config.backbone is not None:
+            return Wav2Vec2Pretraining(
+                load_wav2vec2(config.backbone), config.mask_fraction, LAST_GUMBEL_TEMPERATURE
+            )
+        shape = small_wav2vec2_config(config.hidden_size, config.num_layers, config.num_heads)
+        return Wav2Vec2Pretraining(Wav2Vec2ForPreTraining(shape), config.mask_fraction)
+    backbone = ASTModel(
+        pcg_config(
+            data.inputs.length, config.num_mel_bins, config.hidden_size, config.num_layers,
+            config.num_heads, config.time_stride,
+        )
+    )  # fmt: skip
+    return PretrainModel(
+        backbone, config.objective, config.keep_fraction, config.temperature,
+        config.distillation_weight, config.simulated_weight, config.murmur_weight,
+    )  # fmt: skip
+
+
+def _flops_per_pair(config: PretrainConfig, data: PretrainData, model: Any) -> float:
+    if isinstance(model, Wav2Vec2Pretraining):
+        return model.flops_per_pair(data.inputs.length)
+    return flops_per_pair(config, model.num_tokens)
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
@@ -201,11 +220,7 @@ def _parameter_groups(model: PretrainModel, weight_decay: float) -> list[dict[st
 
 @torch.no_grad()
 def _validate(
-    config: PretrainConfig,
-    data: PretrainData,
-    model: PretrainModel,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
-    accelerator: Accelerator,
+    config: PretrainConfig, data: PretrainData, model: torch.nn.Module, accelerator: Accelerator
 ) -> dict[str, float]:
     """Mean losses on held-out subjects, with the same windows and masks each time."""
     if len(data.held_out) < 4:
@@ -216,7 +231,7 @@ def _validate(
     batches = 4
     for number in range(batches):
         rng = generator(config.seed, 3, number)
-        batch = make_batch(data, sampler, config, number, rng, normalise)
+        batch = make_batch(data, sampler, config, number, rng)
         with accelerator.autocast():
             parts = model(batch.to(accelerator.device), rng)
         for name, value in parts.items():
@@ -227,40 +242,34 @@ def _validate(
 
 def _probe_sets(config: PretrainConfig, data: PretrainData) -> list[ProbeSet]:
     sets = []
-    for folder in config.corpora:
-        table = Path(folder) / CIRCOR_TABLE
-        if not table.is_file():
-            continue
-        rows = circor_rows(data.corpus, table, data.held_out)
-        if enough_groups(rows):
-            sets.append(make_probe_set("circor_murmur", data.features, rows, data.num_frames))
-        else:
-            logger.warning("%s: too few labelled patients for a probe; none is run", table)
+    length = data.inputs.length
+    rows = murmur_rows(data.corpus, data.murmurs, data.held_out)
+    if enough_groups(rows):
+        sets.append(make_probe_set("circor_murmur", data.features, rows, length))
+    elif (data.murmurs >= 0).any():
+        logger.warning("too few held-out patients with a known murmur for a probe; none is run")
     if config.probe_pascal:
         cache = cache_folder() / "corpora"
-        corpus = load_corpus([config.probe_pascal], PCG_SAMPLING_RATE, cache)
-        features = load_features(corpus, config.num_mel_bins, cache)
+        corpus = load_corpus([config.probe_pascal], data.inputs.sampling_rate, cache)
+        features = data.inputs.of_corpus(corpus, cache)
         rows, masks = pascal_rows(corpus, config.probe_pascal)
         if not enough_groups(rows):
             raise UserError(
                 f"{config.probe_pascal}: too few labelled recordings for a probe; expected at "
                 f"least {NUM_FOLDS} groups of each class, or leave probe_pascal out"
             )
-        sets.append(make_probe_set("pascal", features, rows, data.num_frames, masks))
+        sets.append(make_probe_set("pascal", features, rows, length, masks))
     return sets
 
 
 def _probe_all(
-    probes: list[ProbeSet],
-    backbone: ASTModel,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
-    baseline: bool = False,
+    probes: list[ProbeSet], model: torch.nn.Module, data: PretrainData, baseline: bool = False
 ) -> dict[str, Any]:
     """Probe scores of the backbone, and with ``baseline`` those of log-mel statistics too."""
     scores: dict[str, Any] = {}
     for probe in probes:
-        scores |= probe_scores(probe, embed(backbone, probe.windows, normalise))
-        if baseline:
+        scores |= probe_scores(probe, embed(model, probe.windows, data.inputs.normalise))
+        if baseline and isinstance(data.inputs, LogMelInputs):
             made = probe_scores(probe, log_mel_statistics(probe.windows))
             scores |= {f"log_mel/{k.split('/')[0]}": v for k, v in made.items() if "/last" in k}
     return {f"probe/{name}": value for name, value in scores.items()}
@@ -276,7 +285,7 @@ def _log(row: dict[str, Any], writer: SummaryWriter | None) -> None:
 
 
 def _result(
-    config: PretrainConfig, data: PretrainData, model: PretrainModel, history: list, seconds: float
+    config: PretrainConfig, data: PretrainData, model: Any, history: list, seconds: float
 ) -> dict[str, Any]:
     return {
         "final": history[-1],
@@ -284,9 +293,7 @@ def _result(
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
         "train_minutes": round(seconds / 60, 1),
         "windows_seen": 2 * config.steps * config.batch_pairs,
-        "recordings": {"train": len(data.train), "held_out": len(data.held_out)},
-        "hours": round(data.corpus.hours, 2),
-        "corpus_sha256": data.corpus.content_hash,
+        **data.describe(),
         "config": dataclasses.asdict(config),
         "environment": describe_environment(),
     }

@@ -1,23 +1,33 @@
-"""The data of a run: features of the corpus, its split by subject, and augmented batches."""
+"""The data of a run: a corpus or a stream, its split by subject, and augmented batches."""
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
-from transformers import ASTFeatureExtractor
 
-from hb_ssl.data.corpora import CIRCOR_TABLE, Corpus, circor_murmurs, load_corpus, split_corpus
-from hb_ssl.data.log_mel import LogMelFrames, frames_of_window, mel_centres
-from hb_ssl.data.spectrogram_augment import augment
+from hb_ssl.data.corpora import (
+    CIRCOR_TABLE,
+    Corpus,
+    CorpusRecording,
+    circor_murmurs,
+    load_corpus,
+    split_corpus,
+)
+from hb_ssl.data.shards import is_shard_source, open_shards
+from hb_ssl.errors import UserError
 from hb_ssl.files import cache_folder
-from hb_ssl.models.pcg import PCG_SAMPLING_RATE, pcg_feature_extractor
+from hb_ssl.models.pcg import PCG_SAMPLING_RATE
+from hb_ssl.models.wav2vec2 import load_wav2vec2_extractor, small_feature_extractor
 from hb_ssl.pretraining.config import PretrainConfig
-from hb_ssl.pretraining.features import PairSampler, load_features
+from hb_ssl.pretraining.features import PairSampler, Windowed
+from hb_ssl.pretraining.inputs import Inputs, LogMelInputs, WaveformInputs
 from hb_ssl.pretraining.simulated import SimulatedCorpus, load_simulated
+from hb_ssl.pretraining.stream import Pool, StreamSampler, pool_batches, read_held_out
 
 logger = logging.getLogger(__name__)
 
@@ -27,64 +37,141 @@ class PretrainData:
     """A corpus ready to draw from.
 
     Attributes:
-        corpus: the decoded recordings.
-        features: their log-mel frames.
-        train: recordings to draw training windows from.
+        inputs: what the backbone hears.
+        corpus: the decoded recordings; of a stream those held out.
+        features: windows are cut from these.
+        train: recordings to draw training windows from; none of a stream.
         held_out: recordings of held-out subjects, for the validation loss.
-        num_frames: window length in 10 ms frames.
-        centres: centre frequencies of the mel bins ``[M]`` in Hz.
-        simulated: windows with known truth, if the recipe uses them.
         murmurs: ``[R]`` 1 where a murmur is heard in the recording, 0 where none, -1 unknown.
+        simulated: windows with known truth, if the recipe uses them.
+        stream: the training recordings where they are streamed from shards.
     """
 
+    inputs: Inputs
     corpus: Corpus
-    features: LogMelFrames
+    features: Windowed
     train: list[int]
     held_out: list[int]
-    num_frames: int
-    centres: torch.Tensor
-    simulated: SimulatedCorpus | None
     murmurs: np.ndarray
+    simulated: SimulatedCorpus | None = None
+    stream: datasets.IterableDataset | None = None
 
     def sampler(self, indices: list[int], max_tempo_change: float, seed: int) -> PairSampler:
         """Draws pairs of windows from some of the recordings."""
         subjects = [r.subject for r in self.corpus.recordings]
         return PairSampler(
-            self.features, indices, subjects, self.num_frames, max_tempo_change, seed
-        )
+            self.features, indices, subjects, self.murmurs, self.inputs.length, max_tempo_change,
+            seed,
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """What a card says of the training data."""
+        if self.stream is not None:
+            recordings = {"train_shards": self.stream.num_shards, "held_out": len(self.held_out)}
+            return {"recordings": recordings, "hours": None, "corpus_sha256": None}
+        return {
+            "recordings": {"train": len(self.train), "held_out": len(self.held_out)},
+            "hours": round(self.corpus.hours, 2),
+            "corpus_sha256": self.corpus.content_hash,
+        }
 
 
 def load_data(config: PretrainConfig) -> PretrainData:
     """Decodes the corpora and computes their features, or maps both from the cache.
 
+    Shards are opened only; their split ``validation`` is read into memory.
+
     Raises:
-        UserError: see ``load_corpus``.
+        UserError: see ``load_corpus``, ``open_shards`` and ``load_wav2vec2_extractor``.
     """
-    cache = cache_folder() / "corpora"
-    corpus = load_corpus(config.corpora, PCG_SAMPLING_RATE, cache)
-    train, held_out = split_corpus(corpus, config.held_out_fraction)
-    logger.info(
-        "%d recordings, %.1f h; %d for training, %d held out by subject",
-        len(corpus.recordings), corpus.hours, len(train), len(held_out),
-    )  # fmt: skip
-    centres = torch.from_numpy(mel_centres(config.num_mel_bins, PCG_SAMPLING_RATE)).float()
-    num_frames = frames_of_window(config.window_seconds, PCG_SAMPLING_RATE)
-    simulated = None
+    inputs = _inputs(config)
+    if any(map(is_shard_source, config.corpora)):
+        data = _stream(config, inputs)
+    else:
+        cache = cache_folder() / "corpora"
+        corpus = load_corpus(config.corpora, inputs.sampling_rate, cache)
+        train, held_out = split_corpus(corpus, config.held_out_fraction)
+        logger.info(
+            "%d recordings, %.1f h; %d for training, %d held out by subject",
+            len(corpus.recordings), corpus.hours, len(train), len(held_out),
+        )  # fmt: skip
+        features = inputs.of_corpus(corpus, cache)
+        murmurs = murmur_labels(corpus, config.corpora)
+        data = PretrainData(inputs, corpus, features, train, held_out, murmurs)
     if config.simulated_weight:
         simulated = load_simulated(
             config.num_simulated, config.window_seconds + 1, PCG_SAMPLING_RATE,
-            config.num_mel_bins, config.seed, cache,
+            config.num_mel_bins, config.seed, cache_folder() / "corpora",
         )  # fmt: skip
-    return PretrainData(
-        corpus=corpus,
-        features=load_features(corpus, config.num_mel_bins, cache),
-        train=train,
-        held_out=held_out,
-        num_frames=num_frames,
-        centres=centres,
-        simulated=simulated,
-        murmurs=murmur_labels(corpus, config.corpora),
+        data = dataclasses.replace(data, simulated=simulated)
+    inputs.fit(_first_views(config, data), generator(config.seed, 1))
+    return data
+
+
+def _inputs(config: PretrainConfig) -> Inputs:
+    if config.objective != "wav2vec2":
+        return LogMelInputs(config.window_seconds, config.num_mel_bins)
+    if config.backbone is None:
+        return WaveformInputs(config.window_seconds, small_feature_extractor())
+    return WaveformInputs(config.window_seconds, load_wav2vec2_extractor(config.backbone))
+
+
+def _stream(config: PretrainConfig, inputs: Inputs) -> PretrainData:
+    splits = open_shards(config.corpora)
+    held_out = read_held_out(splits["validation"], inputs) if "validation" in splits else []
+    logger.info(
+        "%d shards to stream, %d recordings held out", splits["train"].num_shards, len(held_out)
     )
+    corpus = Corpus(
+        samples=np.zeros(0, dtype=np.int16),  # the windows are cut from the features
+        recordings=tuple(
+            CorpusRecording(r.recording_id, r.subject, 0, r.num_samples) for r in held_out
+        ),
+        sampling_rate=inputs.sampling_rate,
+        content_hash="",
+    )
+    return PretrainData(
+        inputs, corpus, Pool(held_out), [], list(range(len(held_out))),
+        np.array([r.murmur for r in held_out]), stream=splits["train"],
+    )  # fmt: skip
+
+
+def _first_views(config: PretrainConfig, data: PretrainData) -> torch.Tensor:
+    """Windows ``[2, B, ...]`` of the first step, the same in every process."""
+    if data.stream is None:
+        sampler = data.sampler(data.train, config.max_tempo_change, config.seed)
+        return sampler.batch(0, 256).views
+    reading = pool_batches(
+        data.stream, data.inputs, config.pool_recordings, 256, 1, config.max_tempo_change,
+        config.seed,
+    )  # fmt: skip
+    return next(reading)[0].views
+
+
+def train_sampler(
+    data: PretrainData, config: PretrainConfig, rank: int, world: int, readers: list[Any] | None
+) -> PairSampler | StreamSampler:
+    """What one process trains on.
+
+    Args:
+        data: see ``load_data``.
+        config: the recipe.
+        rank: number of the process.
+        world: how many processes there are.
+        readers: of a resumed run, what ``StreamSampler.state`` said in every process.
+    """
+    if data.stream is None:
+        return data.sampler(data.train, config.max_tempo_change, config.seed + 1000 * rank)
+    if readers is not None and len(readers) != world:
+        raise UserError(
+            f"--resume with {world} processes of a streamed run with {len(readers)}: expected the "
+            "same number, since each goes on with its own shards"
+        )
+    return StreamSampler(
+        data.stream, data.inputs, rank, world, config.reader_threads, config.pool_recordings,
+        config.batch_pairs, config.pairs_per_recording, config.max_tempo_change, config.seed,
+        readers[rank] if readers else None,
+    )  # fmt: skip
 
 
 def generator(*parts: int) -> torch.Generator:
@@ -95,15 +182,16 @@ def generator(*parts: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input, normalised log-mel; ``B`` pairs and ``S`` simulated windows.
+    """One step's normalised input; ``B`` pairs and ``S`` simulated windows.
 
     Attributes:
-        views: two augmented windows of each recording ``[2, B, F, M]``.
+        views: two augmented windows of each recording ``[2, B, F, M]``, or waveforms ``[2, B, W]``.
         clean: the first of them before augmentation ``[B, F, M]``.
         murmur: ``[B]`` 1, 0, or -1 for unknown.
         simulated: ``[S, F, M]``, or ``None``.
         events: ``[S, F, E]``.
         finding: ``[S]``.
+        progress: share of the run that is done, for schedules.
     """
 
     views: torch.Tensor
@@ -112,32 +200,37 @@ class Batch:
     simulated: torch.Tensor | None = None
     events: torch.Tensor | None = None
     finding: torch.Tensor | None = None
+    progress: float = 1.0
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved = {name: t.to(device) for name, t in tensors.items() if t is not None}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: Any = {n: v.to(device) for n, v in values.items() if isinstance(v, torch.Tensor)}
         return dataclasses.replace(self, **moved)
 
 
 def make_batch(
     data: PretrainData,
-    sampler: PairSampler,
+    sampler: PairSampler | StreamSampler,
     config: PretrainConfig,
     step: int,
     rng: torch.Generator,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
 ) -> Batch:
     """The batch of a step; it depends on the sampler's seed, the step and ``rng`` only."""
-    views, recordings = sampler.batch(step, config.batch_pairs)
-    clean = normalise(views[0])
-    augmented = augment(views.flatten(0, 1), data.centres, rng).view_as(views)
-    batch = Batch(normalise(augmented), clean, torch.from_numpy(data.murmurs[recordings]))
+    pairs = sampler.batch(step, config.batch_pairs)
+    batch = Batch(
+        views=data.inputs.augmented(pairs.views.flatten(0, 1), rng).view_as(pairs.views),
+        clean=data.inputs.normalise(pairs.views[0]),
+        murmur=torch.from_numpy(pairs.murmur),
+        progress=step / config.steps,
+    )
     if data.simulated is None:
         return batch
     draw = np.random.default_rng([sampler.seed, step, 1])
-    windows, events, finding = data.simulated.batch(config.simulated_batch, data.num_frames, draw)
-    windows = normalise(augment(windows, data.centres, rng))
+    windows, events, finding = data.simulated.batch(
+        config.simulated_batch, data.inputs.length, draw
+    )
+    windows = data.inputs.augmented(windows, rng)
     return dataclasses.replace(batch, simulated=windows, events=events, finding=finding)
 
 
@@ -150,17 +243,3 @@ def murmur_labels(corpus: Corpus, folders: list[str]) -> np.ndarray:
             for index, murmur in circor_murmurs(corpus, table):
                 labels[index] = murmur == "Present"
     return labels
-
-
-def normaliser(extractor: ASTFeatureExtractor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The extractor's mean/std normalisation, for tensors on any device."""
-    return lambda features: (features - extractor.mean) / (2 * extractor.std)
-
-
-def fit_extractor(config: PretrainConfig, data: PretrainData) -> ASTFeatureExtractor:
-    """Mean and spread of augmented training windows, so that inputs of any level fit in."""
-    sampler = data.sampler(data.train, config.max_tempo_change, config.seed)
-    views = sampler.batch(0, 256)[0].flatten(0, 1)
-    values = augment(views, data.centres, generator(config.seed, 1))
-    mean, std = round(float(values.mean()), 3), round(float(values.std()), 3)
-    return pcg_feature_extractor(data.num_frames, config.num_mel_bins, PCG_SAMPLING_RATE, mean, std)

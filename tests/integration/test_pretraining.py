@@ -37,23 +37,27 @@ OBJECTIVES = ("agreement", "distillation", "agreement_distillation", "masked_con
 FRAMES = frames_of_window(1.0, RATE)
 
 
-@pytest.fixture
-def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Eight CirCor-like recordings of beats, four patients with two sites each."""
-    monkeypatch.setenv("HB_SSL_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "beats"
+def write_patients(folder: Path, patients: range) -> Path:
+    """CirCor-like recordings of beats, two sites a patient; every other one has a murmur."""
     folder.mkdir()
     rows = ["Patient ID,Murmur,Murmur locations,Additional ID"]
-    for patient in range(4):
+    for patient in patients:
         for site in ("AV", "MV"):
             rng = np.random.default_rng([patient, ord(site[0])])
             time = np.arange(int(2.5 * RATE)) / RATE
             beats = np.sin(2 * np.pi * (40 + 10 * patient) * time) * (time % 0.8 < 0.1)
             samples = 0.3 * beats + 0.01 * rng.standard_normal(len(time))
             sf.write(folder / f"{patient}_{site}.wav", samples, RATE)
-        rows.append(f"{patient},{'Present' if patient < 2 else 'Absent'},AV+MV,")
+        rows.append(f"{patient},{'Present' if patient % 4 < 2 else 'Absent'},AV+MV,")
     (folder / "training_data.csv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight CirCor-like recordings of beats, four patients with two sites each."""
+    monkeypatch.setenv("HB_SSL_CACHE", str(tmp_path / "cache"))
+    return write_patients(tmp_path / "beats", range(4))
 
 
 def tiny(recordings: Path, output: Path, **changes) -> PretrainConfig:
@@ -101,12 +105,14 @@ def test_sampler_pairs_recordings_of_distinct_subjects(recordings: Path, tmp_pat
     corpus = load_corpus([recordings], RATE, tmp_path / "cache")
     features = load_features(corpus, 8, tmp_path / "cache")
     subjects = [r.subject for r in corpus.recordings]
-    sampler = PairSampler(features, range(8), subjects, 98, 0.0, seed=0)
-    assert sampler.batch(0, 99)[0].shape[:2] == (2, 4)  # four patients: no more pairs than that
-    (views, chosen), (again, _), (other, _) = (sampler.batch(step, 4) for step in (3, 3, 4))
-    torch.testing.assert_close(views, again)
-    assert not torch.equal(views, other)
-    assert len({subjects[index] for index in chosen}) == 4
+    murmurs = np.array([int(str(subject)[-1]) for subject in subjects])
+    sampler = PairSampler(features, range(8), subjects, murmurs, 98, 0.0, seed=0)
+    assert sampler.batch(0, 99).views.shape[:2] == (2, 4)  # four patients: no more than that
+    pairs, again, other = (sampler.batch(step, 4) for step in (3, 3, 4))
+    torch.testing.assert_close(pairs.views, again.views)
+    assert not torch.equal(pairs.views, other.views)
+    assert len(set(pairs.subjects)) == 4
+    assert [f"beats/{murmur}" for murmur in pairs.murmur] == pairs.subjects
 
 
 def test_mel_centres_are_where_tones_peak() -> None:

@@ -22,18 +22,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
+PRETRAINING = [p for p in RECIPES if p.stem.startswith(("pretrain_", "continue_"))]
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if "pretrain" in p.stem], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
 def test_every_pretraining_recipe_parses(path: Path) -> None:
     (config,) = parse_config([PretrainConfig], ["--config", str(path), "--corpora", "somewhere"])
     assert config.output_dir.startswith("runs/")
     assert f"scripts/pretrain.py --config configs/{path.name}" in path.read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in RECIPES if "pretrain" not in p.stem], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [p for p in RECIPES if p not in PRETRAINING], ids=lambda p: p.stem)
 def test_every_recipe_parses_and_names_its_launch_command(path: Path) -> None:
     _, model, training, _ = parse_config(TYPES, ["--config", str(path)])
     assert model.backbone == yaml.safe_load(path.read_text())["backbone"]
@@ -48,8 +47,11 @@ def test_every_accelerate_config_loads(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(path))
-    assert config.num_processes >= 1
+    assert config.num_processes >= config.num_machines >= 1
     assert path.name in path.read_text().splitlines()[0]
+    if path.stem == "multi_node":
+        assert config.num_machines > 1
+        assert config.main_process_ip and config.main_process_port
 
 
 def test_flags_override_yaml_and_saved_config_reads_back(tmp_path: Path) -> None:
