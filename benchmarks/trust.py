@@ -23,8 +23,8 @@ from hb_ssl.audio import load_audio
 from hb_ssl.cli import run_command
 from hb_ssl.data.synthetic import DEVICES, simulate_recording
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import FEATURE_RATE
-from hb_ssl.evaluation.out_of_distribution import is_heart_sound
+from hb_ssl.evaluation.hand_made_features import FEATURE_RATE
+from hb_ssl.evaluation.verdict import is_heart_sound
 from hb_ssl.files import read_json, write_json_atomic, write_text_atomic
 from hb_ssl.full_evaluation import FULL_FILE, evaluate_fully
 from hb_ssl.runs import describe_environment

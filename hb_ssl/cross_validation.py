@@ -19,13 +19,8 @@ from hb_ssl.data.dataset import Waveforms, waveform_dataset
 from hb_ssl.data.splits import Item, grouped_folds, inner_validation
 from hb_ssl.data.task import HeartSoundTask, prepare_task_from
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import (
-    BASELINES,
-    FEATURE_BASELINES,
-    FEATURE_RATE,
-    feature_matrix,
-    fit_predict_baseline,
-)
+from hb_ssl.evaluation.baselines import BASELINES, FEATURE_BASELINES, fit_predict_baseline
+from hb_ssl.evaluation.hand_made_features import FEATURE_RATE, feature_matrix
 from hb_ssl.evaluation.metrics import read_predictions
 from hb_ssl.evaluation.probes import (
     LOG_MEL_RATE,

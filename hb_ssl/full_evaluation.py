@@ -16,13 +16,7 @@ from hb_ssl.data.recording import Recording
 from hb_ssl.data.splits import Item
 from hb_ssl.data.task import HeartSoundTask, prepare_task
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import (
-    FEATURE_BASELINES,
-    FEATURE_RATE,
-    feature_classifier,
-    feature_matrix,
-    recording_features,
-)
+from hb_ssl.evaluation.baselines import FEATURE_BASELINES, feature_classifier
 from hb_ssl.evaluation.calibration import METHODS, calibration_scores, crossfit_calibration
 from hb_ssl.evaluation.compare import probability_intervals
 from hb_ssl.evaluation.device import (
@@ -32,6 +26,7 @@ from hb_ssl.evaluation.device import (
     device_share,
     shared_items,
 )
+from hb_ssl.evaluation.hand_made_features import FEATURE_RATE, feature_matrix, recording_features
 from hb_ssl.evaluation.metrics import rows_by_part, score_recordings
 from hb_ssl.evaluation.out_of_distribution import (
     FITTING_EACH,

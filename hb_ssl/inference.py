@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from transformers import PreTrainedModel
+from torch import nn
 
 from hb_ssl.audio import (
     MAX_AMPLITUDE,
@@ -26,18 +25,15 @@ from hb_ssl.audio import (
 )
 from hb_ssl.data.dataset import FeatureMaker
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.metrics import pool_windows
-from hb_ssl.hub_requests import ask_hub
-from hb_ssl.models.adapters import is_adapter_only, load_adapted_classifier
-from hb_ssl.models.backbones import ASSETS, load_feature_extractor
-from hb_ssl.models.classifier import PREPROCESSING_FILE, load_classifier, read_preprocessing
+from hb_ssl.evaluation.verdict import calibrate, is_heart_sound, pool_windows
+from hb_ssl.heart_rate import HeartRate, estimate_heart_rate
+from hb_ssl.models.folders import BUNDLED_CLASSIFIER, PREPROCESSING_FILE, read_preprocessing
+from hb_ssl.models.light import load_light_classifier, load_light_features
+from hb_ssl.signal_quality import SignalNote, check_signal
 
 if TYPE_CHECKING:
-    from hb_ssl.heart_rate import HeartRate
     from hb_ssl.onnx_model import OnnxModel
-    from hb_ssl.signal_quality import SignalNote
 
-BUNDLED_CLASSIFIER = ASSETS / "heart-sound-classifier"
 BATCH_SIZE = 32  # windows
 INCONCLUSIVE = "inconclusive"
 CHECKED_SECONDS = 60.0  # signal quality is judged on the first minute, at the file's own rate
@@ -100,11 +96,11 @@ class HeartSoundClassifier:
 
     def __init__(
         self,
-        model: PreTrainedModel | OnnxModel,
+        model: nn.Module | OnnxModel,
         feature_extractor: Any,
         preprocessing: dict[str, Any],
     ) -> None:
-        self.model: Any = model.eval() if isinstance(model, PreTrainedModel) else model
+        self.model: Any = model.eval() if isinstance(model, nn.Module) else model
         self.preprocessing = preprocessing
         self.labels: list[str] = preprocessing["labels"]
         self.make_features = FeatureMaker(feature_extractor, preprocessing["window_seconds"])
@@ -134,7 +130,14 @@ class HeartSoundClassifier:
 
             network = OnnxModel(folder, int8=runtime == "onnx-int8")
             about = read_preprocessing(folder)
-            return cls(network, load_feature_extractor(str(folder)), about)
+            return cls(network, load_light_features(folder) or _stock_features(folder), about)
+        light = load_light_classifier(folder)
+        if light is not None:
+            return cls(*light)
+        # From here on transformers is needed, whose import takes seconds.
+        from hb_ssl.models.adapters import is_adapter_only, load_adapted_classifier
+        from hb_ssl.models.classifier import load_classifier
+
         if is_adapter_only(folder):
             return cls(*load_adapted_classifier(folder))
         return cls(*load_classifier(folder))
@@ -197,14 +200,9 @@ class HeartSoundClassifier:
         calibration = self.preprocessing.get("calibration")
         if calibration is None:
             return pooled
-        from hb_ssl.evaluation.calibration import calibrate
-
         return calibrate(pooled, calibration)
 
     def _open(self, audio: Audio) -> _Recording:
-        from hb_ssl.heart_rate import estimate_heart_rate
-        from hb_ssl.signal_quality import check_signal
-
         rate = self.make_features.sampling_rate
         if isinstance(audio, tuple):
             original, orig_rate = _checked_waveform(audio)
@@ -224,8 +222,6 @@ class HeartSoundClassifier:
         gate = about.get("heart_sound_gate")
         heard = True
         if gate is not None:
-            from hb_ssl.evaluation.out_of_distribution import is_heart_sound
-
             heard = is_heart_sound(head, orig_rate, None, gate)
         limited = band_limit(waveform, rate, about["band_low_hz"], about["band_high_hz"])
         window = self.make_features.window
@@ -250,7 +246,7 @@ class HeartSoundClassifier:
 
     def _logits(self, windows: np.ndarray) -> np.ndarray:
         features = self.make_features(windows)
-        if not isinstance(self.model, PreTrainedModel):
+        if not isinstance(self.model, nn.Module):
             return self.model(features)
         with torch.inference_mode():
             inputs = {self.make_features.input_name: torch.from_numpy(features)}
@@ -318,7 +314,17 @@ def locate_classifier(
     return _download(repo, revision, ["*.json", "*.safetensors"])
 
 
+def _stock_features(folder: Path) -> Any:
+    from hb_ssl.models.backbones import load_feature_extractor
+
+    return load_feature_extractor(str(folder))
+
+
 def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    from hb_ssl.hub_requests import ask_hub
+
     def download() -> Path:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
 

@@ -12,7 +12,8 @@ from hb_ssl.data.splits import read_split
 from hb_ssl.data.task import HeartSoundTask, prepare_task
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.intervals import grouped_bootstrap
-from hb_ssl.evaluation.metrics import pool_windows, rows_by_part, score_by_part, score_recordings
+from hb_ssl.evaluation.metrics import rows_by_part, score_by_part, score_recordings
+from hb_ssl.evaluation.verdict import pool_windows
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.classifier import load_classifier
 from hb_ssl.processes import processes

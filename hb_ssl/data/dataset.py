@@ -1,15 +1,15 @@
 """Recordings as HF datasets, and windows of them as training and evaluation batches."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.utils.data import Dataset, Sampler
 
@@ -18,6 +18,9 @@ from hb_ssl.data.augment import Augmentation, augmented_window, mask_spectrogram
 from hb_ssl.data.recording import Recording
 from hb_ssl.errors import UserError, first_line
 from hb_ssl.files import cache_folder
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,9 @@ def waveform_dataset(
         A dataset with columns ``recording_id``, ``audio`` (path, undecoded) and ``waveform``
         (float32 ``[T]``).
     """
+    import datasets  # a second to import, and inference needs this module without it
+    import pyarrow as pa
+
     key: list[Any] = [DECODING_VERSION, sampling_rate, band_low_hz, band_high_hz]
     key += [[r.recording_id, r.content_hash] for r in recordings]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]

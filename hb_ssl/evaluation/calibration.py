@@ -9,7 +9,7 @@ the class frequencies of the data, which is what ECE measures. Balanced fitting 
 where all classes are equally common; a model trained with class weights then keeps its decisions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,39 +19,13 @@ from hb_ssl.data.splits import Item, grouped_folds
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.intervals import bootstrap_statistic
 from hb_ssl.evaluation.metrics import PROBABILITY_PREFIX, Row, check_rows, score_recordings
+from hb_ssl.evaluation.verdict import SMALLEST, calibrate
 
 METHODS = ("temperature", "vector")
 NUM_BINS = 10
 NUM_FOLDS = 5
-SMALLEST = 1e-12  # probabilities below are taken as this, so that their logarithm is finite
 MAX_UAR_LOSS = 0.01
 BIAS_PRIOR = 1.0  # standard deviation of the Gaussian prior on every bias, in nats
-
-
-def calibrate(probabilities: np.ndarray, calibration: Mapping[str, Any]) -> np.ndarray:
-    """``softmax(log p / temperature + bias)``.
-
-    Args:
-        probabilities: ``[..., C]``.
-        calibration: ``{"temperature": float, "bias": [C floats], ...}``.
-
-    Returns:
-        ``[..., C]``, summing to 1.
-
-    Raises:
-        UserError: the calibration is for another number of classes, or has no positive temperature.
-    """
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    bias = np.asarray(calibration.get("bias", []), dtype=np.float64)
-    temperature = float(calibration.get("temperature", 0.0))
-    if bias.shape != probabilities.shape[-1:] or not temperature > 0:
-        raise UserError(
-            f"calibration with temperature {temperature:g} and {bias.size} biases: expected a "
-            f"temperature above 0 and {probabilities.shape[-1]} biases; calibrate the model again"
-        )
-    logits = np.log(np.maximum(probabilities, SMALLEST)) / temperature + bias
-    exponential = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponential / exponential.sum(axis=-1, keepdims=True)
 
 
 def fit_scaling(

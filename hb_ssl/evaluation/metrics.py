@@ -217,24 +217,3 @@ def _parse_row(raw: dict[str, Any], where: str) -> dict[str, Any]:
             expected = "a whole number" if column in INTEGER_COLUMNS else "a number from 0 to 1"
             raise UserError(f"{where}: {column} '{text}', expected {expected}") from error
     return row
-
-
-def pool_windows(window_logits: np.ndarray) -> np.ndarray:
-    """Probabilities of a recording from the logits of its windows: softmax of the mean logits.
-
-    The softmax cancels each window's log-partition, so this equals the normalised geometric mean
-    of the window probabilities (the mean of their logarithms): a product of experts in which one
-    sure window counts for more than an undecided one.
-
-    Args:
-        window_logits: ``[N, C]``, N >= 1 windows.
-
-    Returns:
-        ``[C]``, summing to 1.
-    """
-    logits = np.asarray(window_logits, dtype=np.float64)
-    if logits.ndim != 2 or not len(logits):
-        raise ValueError(f"got window logits of shape {logits.shape}; expected [N, C] with N >= 1")
-    mean = logits.mean(axis=0)
-    exponential = np.exp(mean - mean.max())
-    return exponential / exponential.sum()

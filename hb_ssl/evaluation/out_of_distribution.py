@@ -7,7 +7,7 @@ from other synthesisers and against PASCAL's real artifacts, which it never saw 
 sets weigh the same, else the gate would learn that a phone recording is no heart sound.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,14 @@ from tqdm import tqdm
 
 from hb_ssl.data.non_heart_sounds import KINDS, simulate_non_heart
 from hb_ssl.data.splits import Item
-from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import FEATURE_RATE, recording_features
 from hb_ssl.evaluation.calibration import fold_numbers
 from hb_ssl.evaluation.compare import auroc
+from hb_ssl.evaluation.hand_made_features import FEATURE_RATE, recording_features
 from hb_ssl.evaluation.intervals import bootstrap_statistic
+from hb_ssl.evaluation.verdict import expand_features, score_features
 
 TRUE_ACCEPT = 0.95  # share of the heart sounds to let through, both sets weighing the same
 STRENGTH = 0.001  # inverse L2 penalty: there are as many features as recordings
-CLIP = 5.0  # standard deviations
-SILENT_PEAK = 1e-5  # of full scale, below one step of 16 bits
 FITTING_EACH, TESTING_EACH = 70, 50  # synthetic sounds of each kind
 DIGITS = 6  # significant, in the saved gate
 
@@ -71,7 +69,7 @@ def fit_gate(
     for name in np.unique(sets):
         weight[: len(heart)][sets == name] = 1 / (sets == name).sum() / len(np.unique(sets))
     mean, scale = _moments(heart, weight[: len(heart)])
-    expanded = _expanded(np.vstack([heart, other]), mean, scale)
+    expanded = expand_features(np.vstack([heart, other]), mean, scale)
     centre, spread = _moments(expanded, weight)
     is_other = np.r_[np.zeros(len(heart)), np.ones(len(other))]
     model = LogisticRegression(C=STRENGTH, max_iter=3000)
@@ -94,55 +92,8 @@ def _moments(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.nda
     return mean, np.where(deviation > 1e-6, deviation, 1.0)
 
 
-def _expanded(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    standard = np.clip((features - mean) / scale, -CLIP, CLIP)
-    return np.concatenate([standard, standard**2], axis=-1)
-
-
 def _short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.{DIGITS}g}") for value in values]
-
-
-def score_features(features: np.ndarray, gate: Mapping[str, Any]) -> np.ndarray:
-    """Gate scores ``[N]`` of ``[N, F]``: log odds, higher is less like a heart sound.
-
-    Raises:
-        UserError: the gate was made for other features.
-    """
-    if features.shape[-1] != len(gate["mean"]):
-        raise UserError(
-            f"heart-sound gate for {len(gate['mean'])} features, this version makes "
-            f"{features.shape[-1]}; make the gate again with `hb-ssl evaluate RUN --full`"
-        )
-    expanded = _expanded(features, np.array(gate["mean"]), np.array(gate["scale"]))
-    return expanded @ np.array([*gate["linear"], *gate["square"]]) + gate["intercept"]
-
-
-def gate_score(waveform: np.ndarray, rate: int, gate: Mapping[str, Any]) -> float:
-    """How little a recording sounds like a heart; above ``gate["threshold"]`` it is turned away.
-
-    Args:
-        waveform: mono ``[T]`` as recorded, before any band limit.
-        rate: Hz.
-        gate: ``heart_sound_gate`` of ``preprocessing.json``.
-    """
-    return float(score_features(recording_features(waveform, rate)[None], gate)[0])
-
-
-def is_heart_sound(
-    waveform: np.ndarray, rate: int, embedding: np.ndarray | None, gate: Mapping[str, Any]
-) -> bool:
-    """Whether the gate lets a recording through; silence never.
-
-    Args:
-        waveform: mono ``[T]``, before any band limit.
-        rate: Hz.
-        embedding: not used: on the recordings at hand the waveform's features suffice.
-        gate: see ``gate_score``.
-    """
-    if np.ptp(waveform) < SILENT_PEAK:
-        return False
-    return gate_score(waveform, rate, gate) <= gate["threshold"]
 
 
 def evaluate_gate(

@@ -17,7 +17,7 @@ from hb_ssl.data.dataset import FeatureMaker, Waveforms
 from hb_ssl.data.log_mel import log_mel
 from hb_ssl.models.backbones import family_of, load_feature_extractor, locate_backbone
 from hb_ssl.models.classifier import build_classifier
-from hb_ssl.models.heads import NUM_CLASS_TOKENS
+from hb_ssl.models.pooling import NUM_CLASS_TOKENS
 
 PROBES = ("embedding_probe", "log_mel_probe")
 LOG_MEL_RATE, LOG_MEL_BINS = 2000, 20  # what the bundled backbone hears

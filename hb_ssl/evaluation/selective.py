@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from hb_ssl.evaluation.calibration import (
-    calibrate,
     choose_method,
     fit_scaling,
     folds_of_rows,
@@ -22,6 +21,7 @@ from hb_ssl.evaluation.calibration import (
 )
 from hb_ssl.evaluation.intervals import bootstrap_statistic
 from hb_ssl.evaluation.metrics import Row
+from hb_ssl.evaluation.verdict import calibrate
 
 RISK = 0.2  # wrong answers among those given
 COVERAGE = 0.8

@@ -21,9 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hb_ssl.errors import UserError, first_line
-
-ASSETS = Path(__file__).parent / "assets"
-BUNDLED_BACKBONE = ASSETS / "pcg-small"
+from hb_ssl.models.folders import BUNDLED_BACKBONE
 
 
 @dataclass(frozen=True)

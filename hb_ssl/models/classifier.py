@@ -14,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from hb_ssl.errors import UserError, first_line
-from hb_ssl.files import read_json
 from hb_ssl.models.backbones import (
     family_of,
     load_backbone_config,
@@ -22,16 +21,12 @@ from hb_ssl.models.backbones import (
     locate_backbone,
     quiet_transformers,
 )
+from hb_ssl.models.folders import PREPROCESSING_FILE, read_preprocessing
 from hb_ssl.models.heads import WINDOW_CLASSIFIERS
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "adapter"
-PREPROCESSING_FILE = "preprocessing.json"
-PREPROCESSING_KEYS = (
-    "labels", "window_seconds", "hop_seconds", "band_low_hz", "band_high_hz", "synthetic",
-    "label_mode",
-)  # fmt: skip
 HEAD_MODULES = ("pooling", "projector", "classifier")
 
 
@@ -198,23 +193,6 @@ def save_classifier(
     (temporary / PREPROCESSING_FILE).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-
-
-def read_preprocessing(folder: Path) -> dict[str, Any]:
-    """Reads ``preprocessing.json`` of a model folder.
-
-    Raises:
-        UserError: it is missing, malformed or incomplete.
-    """
-    preprocessing = read_json(folder / PREPROCESSING_FILE)
-    known = preprocessing if isinstance(preprocessing, dict) else {}
-    missing = [name for name in PREPROCESSING_KEYS if name not in known]
-    if missing:
-        raise UserError(
-            f"{folder / PREPROCESSING_FILE}: lacks {', '.join(missing)}; expected the file as "
-            "hb-ssl saves it beside a model"
-        )
-    return preprocessing
 
 
 def load_classifier(folder: str | Path) -> tuple[PreTrainedModel, Any, dict[str, Any]]:

@@ -12,8 +12,8 @@ from hb_ssl.data.synthetic import simulate_recording
 from hb_ssl.files import read_json
 from hb_ssl.hub import make_bundle
 from hb_ssl.inference import BUNDLED_CLASSIFIER, HeartSoundClassifier
-from hb_ssl.models.backbones import ASSETS, BUNDLED_BACKBONE
 from hb_ssl.models.classifier import build_classifier
+from hb_ssl.models.folders import ASSETS, BUNDLED_BACKBONE
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 RATE = 2000

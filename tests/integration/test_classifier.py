@@ -12,12 +12,12 @@ from hb_ssl.data.dataset import FeatureMaker
 from hb_ssl.errors import UserError
 from hb_ssl.models.backbones import load_feature_extractor
 from hb_ssl.models.classifier import (
-    PREPROCESSING_KEYS,
     adapt,
     build_classifier,
     load_classifier,
     save_classifier,
 )
+from hb_ssl.models.folders import PREPROCESSING_KEYS
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 

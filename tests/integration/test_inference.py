@@ -119,7 +119,7 @@ def test_silence_and_strange_sounds_are_inconclusive(
         seen.append((len(waveform), rate, about))
         return False
 
-    monkeypatch.setattr("hb_ssl.evaluation.out_of_distribution.is_heart_sound", gate)
+    monkeypatch.setattr("hb_ssl.inference.is_heart_sound", gate)
     classifier.preprocessing["heart_sound_gate"] = {"threshold": 1.0}
     audio = (heartbeat(100, 4000), 4000)
     strange = classifier.predict_one(audio)

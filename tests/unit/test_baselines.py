@@ -5,13 +5,8 @@ import pytest
 
 from hb_ssl.audio import resample
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import (
-    BASELINES,
-    FEATURE_BASELINES,
-    feature_matrix,
-    fit_predict_baseline,
-    recording_features,
-)
+from hb_ssl.evaluation.baselines import BASELINES, FEATURE_BASELINES, fit_predict_baseline
+from hb_ssl.evaluation.hand_made_features import feature_matrix, recording_features
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 RATE = 4000

@@ -6,7 +6,6 @@ import pytest
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.calibration import (
     brier_score,
-    calibrate,
     calibration_error,
     calibration_scores,
     choose_method,
@@ -28,6 +27,7 @@ from hb_ssl.evaluation.selective import (
     threshold_for_risk,
     uar_of,
 )
+from hb_ssl.evaluation.verdict import calibrate
 
 LABELS = ["artifact", "murmur", "normal"]
 

@@ -11,11 +11,11 @@ from hb_ssl.errors import UserError
 from hb_ssl.evaluation.metrics import (
     labels_of,
     load_metric,
-    pool_windows,
     read_predictions,
     score_by_part,
     score_recordings,
 )
+from hb_ssl.evaluation.verdict import pool_windows
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 TRUE = ["artifact", "extrahls", "murmur", "murmur", "normal", "normal", "normal", "normal"]

@@ -9,14 +9,9 @@ from hb_ssl.data.non_heart_sounds import KINDS, simulate_non_heart
 from hb_ssl.data.splits import Item
 from hb_ssl.data.synthetic import simulate_recording
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import FEATURE_RATE, recording_features
-from hb_ssl.evaluation.out_of_distribution import (
-    evaluate_gate,
-    gate_score,
-    is_heart_sound,
-    score_features,
-    synthetic_features,
-)
+from hb_ssl.evaluation.hand_made_features import FEATURE_RATE, recording_features
+from hb_ssl.evaluation.out_of_distribution import evaluate_gate, synthetic_features
+from hb_ssl.evaluation.verdict import gate_score, is_heart_sound, score_features
 
 LABELS = ("normal", "murmur", "extrahls")
 
