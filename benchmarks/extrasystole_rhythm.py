@@ -32,8 +32,8 @@ from hb_ssl.data.task import prepare_task
 from hb_ssl.evaluation.probes import FrozenBackbone
 from hb_ssl.files import cache_folder, write_json_atomic, write_text_atomic
 from hb_ssl.heart_rate import estimate_heart_rate
-from hb_ssl.models.heads import NUM_CLASS_TOKENS
 from hb_ssl.models.pcg import PCG_SAMPLING_RATE
+from hb_ssl.models.pooling import NUM_CLASS_TOKENS
 from hb_ssl.pretraining.simulated import EVENTS, load_simulated
 from hb_ssl.runs import describe_environment
 

@@ -23,7 +23,8 @@ from hb_ssl.cli import run_command
 from hb_ssl.config import CrossValidationConfig, DataConfig, ModelConfig, TrainConfig, parse_config
 from hb_ssl.cross_validation import cross_validate
 from hb_ssl.errors import UserError
-from hb_ssl.evaluation.baselines import FEATURE_BASELINES, recording_features
+from hb_ssl.evaluation.baselines import FEATURE_BASELINES
+from hb_ssl.evaluation.hand_made_features import recording_features
 from hb_ssl.evaluation.intervals import paired_bootstrap
 from hb_ssl.evaluation.metrics import PROBABILITY_PREFIX, labels_of, read_predictions
 from hb_ssl.evaluation.probes import FrozenBackbone, log_mel_matrix
