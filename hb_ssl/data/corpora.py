@@ -176,9 +176,13 @@ def load_corpus(folders: Sequence[str | Path], sampling_rate: int, cache_dir: st
 def _cache_key(files: list[tuple[Path, Path]], sampling_rate: int) -> str:
     entries = []
     for root, path in files:
-        stat = path.stat()
         name = f"{root.name}/{path.relative_to(root)}"
-        entries.append((name, stat.st_size, stat.st_mtime_ns))
+        try:
+            status = path.stat()
+        except OSError:  # a link to nowhere; decoding will say so
+            entries.append((name, 0, 0))
+            continue
+        entries.append((name, status.st_size, status.st_mtime_ns))
     tables = [
         table.stat().st_mtime_ns for table in map(_find_table, {r for r, _ in files}) if table
     ]
