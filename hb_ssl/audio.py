@@ -196,6 +196,12 @@ def _checked_file(path: str | Path) -> Path:
         raise UserError(f"{path}: not a regular file; expected an audio file")
     if status.st_size == 0:
         raise UserError(f"{path}: the file is empty (0 bytes); copy or record it again")
+    try:
+        path.open("rb").close()  # libsndfile says "System error" only
+    except OSError as error:
+        raise UserError(
+            f"{path}: can't be opened ({error.strerror}); expected a file that you may read"
+        ) from error
     return path
 
 

@@ -233,9 +233,13 @@ def list_corpus_files(folders: Sequence[str | Path]) -> list[CorpusFile]:
 def _cache_key(files: list[CorpusFile], sampling_rate: int) -> str:
     entries = []
     for file in files:
-        stat = file.path.stat()
         name = file.recording_id + file.path.suffix
-        entries.append((name, stat.st_size, stat.st_mtime_ns))
+        try:
+            status = file.path.stat()
+        except OSError:  # a link to nowhere; decoding will say so
+            entries.append((name, 0, 0))
+            continue
+        entries.append((name, status.st_size, status.st_mtime_ns))
     tables = sorted({file.table.stat().st_mtime_ns for file in files if file.table})
     key = json.dumps([_CACHE_VERSION, sampling_rate, entries, tables])
     return hashlib.sha256(key.encode()).hexdigest()[:20]

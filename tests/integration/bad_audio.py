@@ -67,6 +67,14 @@ def make_socket(path: Path) -> None:
         os.chdir(here)
 
 
+def make_unreadable(path: Path) -> None:
+    written(sound())(path)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root may read it all the same, but not the kernel's knobs
+        path.unlink()
+        path.symlink_to(min(Path("/sys/bus").glob("*/drivers_probe")))
+
+
 def make_zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.wav", encoded())
@@ -198,8 +206,27 @@ BAD: dict[str, tuple[Maker, str]] = {
     "absent/deep.wav": (lambda path: None, "no such file"),
     "empty.wav/inside.wav": (lambda path: None, "no such file"),
     "y" * 300 + ".wav": (lambda path: None, "can't be opened"),
+    "unreadable.wav": (make_unreadable, "can't be opened (Permission denied)"),
     "new\nline.wav": (content(b"no sound"), "can't be read as audio"),
 }  # fmt: skip
+
+
+class Payload:
+    """Unpickling it makes a file: the test looks whether anything did."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.proof),)
+
+
+def two_hours(path: Path) -> None:
+    """A small file, but two hours of 100 Hz."""
+    minute = sound(60, 100)
+    with sf.SoundFile(path, "w", 100, 1, "PCM_U8", format="WAV") as file:
+        for _ in range(120):
+            file.write(minute)
 
 
 def make_files(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from hb_ssl.audio import load_audio
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json, write_json_atomic
 from hb_ssl.inference import HeartSoundClassifier, Prediction
-from tests.integration.bad_audio import BAD, GOOD, make_files
+from hb_ssl.space_page import pictures_html, verdict_html
+from tests.integration.bad_audio import BAD, GOOD, Payload, make_files, two_hours
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,15 @@ def test_predict_answers_every_file_and_stops_at_none(
     ]
 
 
+def test_two_hours_are_answered(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_hours(tmp_path / "two-hours.wav")
+    arguments = ["predict", str(tmp_path / "two-hours.wav"), "--model", str(run), "--json"]
+    assert cli.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["duration_seconds"] == 7200
+
+
 def test_one_bad_file_changes_no_other_answer(
     files: Path, classifier: HeartSoundClassifier
 ) -> None:
@@ -147,16 +156,6 @@ def test_other_sample_types_mean_the_same(
 
 
 # Model folders
-
-
-class Payload:
-    """Unpickling it makes a file: the test looks whether anything did."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.proof),)
 
 
 def copied(model: Path, folder: Path) -> Path:
@@ -224,8 +223,9 @@ def test_adapter_on_its_own_base_equals_the_merged_model(
 
 
 def test_adapter_for_another_base_is_refused(
-    run: Path, ast_folder: Path, wav2vec2_folder: Path, tmp_path: Path
-) -> None:
+    run: Path, ast_folder: Path, wav2vec2_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     bigger = tmp_path / "bigger"
@@ -241,9 +241,14 @@ def test_adapter_for_another_base_is_refused(
         with pytest.raises(UserError) as caught:
             HeartSoundClassifier.from_pretrained(model)
         assert "\n" not in str(caught.value)
+        capsys.readouterr()
+        assert cli.main(["predict", "x.wav", "--model", str(model)]) == 2
+        assert capsys.readouterr().err == f"error: {caught.value}\n"
 
 
-def test_labels_of_other_files_are_refused(run: Path, tmp_path: Path) -> None:
+def test_labels_of_other_files_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     about = read_json(run / "model/preprocessing.json")
     for number, labels in enumerate(
         (["a"], [*about["labels"], "flutter"], about["labels"][::-1], "normal", [], None)
@@ -252,3 +257,29 @@ def test_labels_of_other_files_are_refused(run: Path, tmp_path: Path) -> None:
         write_json_atomic(model / "preprocessing.json", {**about, "labels": labels})
         with pytest.raises(UserError, match="expected the files of one model"):
             HeartSoundClassifier.from_pretrained(model)
+        assert cli.main(["predict", "x.wav", "--model", str(model)]) == 2
+        assert "expected the files of one model" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_labels_nobody_knows_are_names_like_any_other(
+    run: Path, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of other classes answers with them; its names are escaped wherever they are shown."""
+    model = copied(run / "model", tmp_path / "m")
+    labels = ["<b>flutter</b>", "=1+1", "new\nline", "normal"]
+    about = read_json(model / "preprocessing.json")
+    write_json_atomic(model / "preprocessing.json", {**about, "labels": labels})
+    config = read_json(model / "config.json")
+    config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+    config["label2id"] = {label: number for number, label in enumerate(labels)}
+    write_json_atomic(model / "config.json", config)
+    classifier = HeartSoundClassifier.from_pretrained(model)
+    answer = classifier.predict_one(files / "noise.wav")
+    assert list(answer.probabilities) == labels
+    html = verdict_html("noise.wav", answer, classifier.preprocessing)
+    html += pictures_html(*load_audio(files / "noise.wav"), answer)
+    assert "<b>flutter" not in html
+    assert "&lt;b&gt;flutter" in html
+    assert cli.main(["predict", str(files / "noise.wav"), "--model", str(model)]) == 0
+    table = list(csv.DictReader(capsys.readouterr().out.splitlines(keepends=True)))
+    assert [name for name in table[0] if name.startswith("prob_")] == [f"prob_{n}" for n in labels]

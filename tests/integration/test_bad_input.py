@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import soundfile as sf
 from transformers import WavLMConfig
 
 from hb_ssl import cli
+from hb_ssl.config import parse_config
 from hb_ssl.data import sources
+from hb_ssl.pretraining.config import PretrainConfig
+from hb_ssl.pretraining.run import pretrain
 from hb_ssl.processes import on_cpu
+from tests.integration.bad_audio import make_unreadable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = "--backbone BACKBONE --window_seconds 1 --hop_seconds 1 --max_steps 1 --output_dir out"
@@ -66,9 +71,30 @@ def make_bad_sources(folder: Path) -> None:
     wav(folder / "half-beside/set_a/normal__201101070538.wav")
     text(folder / "text.zip")
     text(folder / "half-parquet/data/train.parquet", b"PAR1" + bytes(50))
+    make_bad_zips(folder)
+    for name, make in (("pipe", os.mkfifo), ("unreadable", make_unreadable)):
+        (folder / name / "set_a").mkdir(parents=True)
+        make(folder / name / "set_a/normal__201101070538.wav")
+    (folder / "dangling/set_a").mkdir(parents=True)
+    (folder / "dangling/set_a/normal__201101070538.wav").symlink_to(folder / "nowhere")
     (folder / "loop").mkdir()
     (folder / "loop/again").symlink_to(folder / "loop")
     (folder / "itself").symlink_to(folder / "itself")
+
+
+def make_bad_zips(folder: Path) -> None:
+    sound = (folder / "few/set_a/normal__201101070538.wav").read_bytes()
+    for name, member, content in (
+        ("bomb", "set_a/normal__201101070538.wav", bytes(20 * 1024**2)),
+        ("traversal", "../../set_a/normal__201101070538.wav", sound),
+        ("absolute", "/set_a/normal__201101070538.wav", sound),
+        ("link", "set_a/normal__201101070538.wav", b"/etc/passwd"),
+    ):
+        info = zipfile.ZipInfo(member)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        info.external_attr = (0o120777 if name == "link" else 0o100644) << 16
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            archive.writestr(info, content)
 
 
 def make_bad_backbones(folder: Path, good: Path) -> None:
@@ -192,6 +218,13 @@ BAD_SOURCES = [
     ("half-zips", "not a whole zip file"),
     ("half-beside", "not a whole zip file"),
     ("text.zip", "not a whole zip file"),
+    ("bomb.zip", "a zip bomb?"),
+    ("traversal.zip", "leaves the folder"),
+    ("absolute.zip", "leaves the folder"),
+    ("link.zip", "is a link or a device"),
+    ("pipe", "no readable recording"),
+    ("unreadable", "can't be opened"),
+    ("dangling", "no readable recording"),
     ("loop", "no readable recording"),
     ("itself", "no such folder"),
     ("hub:", "is not a repository name"),
@@ -389,6 +422,55 @@ def test_bad_input_is_one_line_and_code_2(
     assert message in output.err.splitlines()[-1]
     assert "Traceback" not in output.err
     assert output.out == ""
+
+
+PRETRAIN = "--steps 1 --batch_pairs 2 --window_seconds 1 --mixed_precision no --output_dir out"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "corpora is empty"),
+        ("--corpora absent", "no such folder"),
+        ("--corpora file.txt", "no such folder"),
+        ("--corpora empty", "holds no audio"),
+        ("--corpora notes", "holds no audio"),
+        ("--corpora text", "no file could be decoded"),
+        ("--corpora pipe", "no file could be decoded"),
+        ("--corpora unreadable", "no file could be decoded"),
+        ("--corpora dangling", "no file could be decoded"),
+        ("--corpora few few", "share their last name"),
+        ("--corpora few --steps 0", "steps"),
+        ("--corpora few --learning_rate nan", "learning_rate"),
+        ("--corpora few --objective magic", "invalid choice"),
+        ("--corpora few --epochz 1", "epochz"),
+        ("--corpora few --output_dir file.txt", "choose another --output_dir"),
+        ("--corpora few --output_dir foreign", "not an hb-ssl run"),
+        ("--corpora few --output_dir RUN", "holds a finished run"),
+        ("--corpora few --output_dir RUN --resume", "other settings"),
+        ("--corpora few --probe_pascal few", "also a corpus"),
+        ("--corpora few --probe_pascal empty", "empty"),
+    ],
+)
+def test_bad_input_of_pretraining(
+    given: str, message: str, place: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(place)
+    argv = [*PRETRAIN.split(), *given.split()]
+
+    def command() -> None:
+        (config,) = parse_config([PretrainConfig], argv)
+        pretrain(config)
+
+    try:
+        assert cli.run_command(command) == 2
+    finally:
+        shutil.rmtree(place / "out", ignore_errors=True)
+    output = capsys.readouterr()
+    assert is_one_error_line(output.err), output.err
+    assert message in output.err.splitlines()[-1]
+    assert "Traceback" not in output.err
 
 
 def subprocess_of(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,11 @@
 
 import base64
 import csv
+import html
 import io
+import json
+import os
+import pickle
 import re
 import time
 from collections.abc import Iterator
@@ -14,8 +18,11 @@ import httpx
 import pytest
 import yaml
 
+from hb_ssl.cli import run_command
+from hb_ssl.files import read_json, write_json_atomic
 from hb_ssl.inference import HeartSoundClassifier
 from tests.conftest import REPOSITORY
+from tests.integration.bad_audio import BAD, GOOD, Payload, make_files, two_hours
 from tests.space_server import (
     LABELS,
     running_space,
@@ -29,6 +36,8 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hb-s
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+UNSENDABLE = ("folder.wav", "pipe.wav", "socket.wav", "device.wav", "loop.wav", "dangling.wav",
+              "absent.wav", "unreadable.wav", "y" * 300 + ".wav")  # fmt: skip
 NEVER_SHOWN = ("Traceback", "/tmp", "site-packages", ".py")
 
 
@@ -118,6 +127,80 @@ def test_bad_files_are_explained(
     for shown in (verdict, str(caught.value)):
         assert f"{name}.wav" in shown
         assert not any(word in shown for word in NEVER_SHOWN)
+
+
+# What a browser can send: no folder, pipe, socket or link that leads nowhere.
+SENT = [name for name, (make, _) in BAD.items() if "/" not in name and "\n" not in name]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of ``bad_audio``, and a recording of two hours."""
+    folder = tmp_path_factory.mktemp("table")
+    make_files(folder)
+    two_hours(folder / "two-hours.wav")
+    return folder
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_usable_file_is_classified(client: Client, table: Path, name: str) -> None:
+    answer = classify(client, table / name)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert answer["duration_seconds"] > 0 or name.startswith("samples-")
+
+
+@pytest.mark.parametrize("name", [*SENT, "two-hours.wav"])
+def test_every_unusable_file_is_one_clear_line(client: Client, table: Path, name: str) -> None:
+    path = table / name
+    try:
+        sendable = path.is_file() and os.access(path, os.R_OK) and path.open("rb").close() is None
+    except OSError:
+        sendable = False
+    if not sendable:
+        assert name in UNSENDABLE
+        return
+    expected = BAD[name][1] if name in BAD else "lasts 120 minutes; at most"
+    with pytest.raises(AppError) as caught:
+        classify(client, path)
+    said = html.unescape(str(caught.value))
+    assert expected in said
+    assert said.count("\n") == 0
+    assert not any(word in said for word in NEVER_SHOWN)
+    verdict, _ = client.predict(handle_file(str(path)), api_name="/analyse")
+    assert expected in html.unescape(verdict)
+    assert 'role="alert"' in verdict
+
+
+@pytest.mark.parametrize("kind", ["pickle", "base", "labels", "absent", "half", "no-files"])
+def test_a_bad_model_stops_the_space_in_one_line(
+    kind: str, ast_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model = save_tiny_classifier(ast_folder, tmp_path / "m")
+    weights, about = model / "model.safetensors", model / "preprocessing.json"
+    if kind == "pickle":
+        proof = tmp_path / "proof"
+        weights.unlink()
+        (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(proof)))
+    elif kind == "base":
+        weights.unlink()
+        (model / "adapter").mkdir()
+        config = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "nowhere")}
+        (model / "adapter/adapter_config.json").write_text(json.dumps(config))
+        (model / "adapter/adapter_model.safetensors").write_bytes(b"half")
+    elif kind == "labels":
+        write_json_atomic(about, {**read_json(about), "labels": ["cough"]})
+    elif kind == "half":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif kind == "no-files":
+        about.unlink()
+    monkeypatch.setenv("HB_SSL_MODEL", str(model if kind != "absent" else tmp_path / "absent"))
+    monkeypatch.setattr(space_module(), "launch_app", lambda *_: pytest.fail("it was started"))
+    assert run_command(space_module().main) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in said].count(True) == 1
+    assert said[-1].startswith("error: ")
+    assert not (tmp_path / "proof").exists()
 
 
 def test_no_recording_is_explained(client: Client) -> None:
