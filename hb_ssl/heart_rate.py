@@ -10,6 +10,7 @@ Ellis, "Beat tracking by dynamic programming" (Journal of New Music Research 36,
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
@@ -87,10 +88,9 @@ def band_envelopes(waveform: np.ndarray, rate: int) -> np.ndarray:
     """
     step = max(int(rate // WORKING_RATE), 1)
     low_rate = rate / step
-    bands = [(low, min(high, 0.45 * low_rate)) for low, high in BANDS_HZ if low < 0.4 * low_rate]
-    filters = [butter(2, band, "bandpass", fs=low_rate, output="sos") for band in bands]
+    filters = _band_filters(low_rate)
     num_frames = int(len(waveform) / rate * ENVELOPE_RATE)
-    envelope = np.zeros((len(bands), num_frames), np.float32)
+    envelope = np.zeros((len(filters), num_frames), np.float32)
     block = int(BLOCK_SECONDS * ENVELOPE_RATE)
     for first in range(0, num_frames, block):
         last = min(first + block, num_frames)
@@ -110,6 +110,12 @@ def band_envelopes(waveform: np.ndarray, rate: int) -> np.ndarray:
             mean = np.maximum(stop - start, 0) / (0.05 * low_rate)
             envelope[row, first:last] = np.sqrt(mean)
     return envelope
+
+
+@lru_cache(maxsize=16)  # designing them costs as much as using them on ten seconds
+def _band_filters(rate: float) -> list[np.ndarray]:
+    bands = [(low, min(high, 0.45 * rate)) for low, high in BANDS_HZ if low < 0.4 * rate]
+    return [butter(2, band, "bandpass", fs=rate, output="sos") for band in bands]
 
 
 def _flatten(envelope: np.ndarray) -> np.ndarray:

@@ -215,8 +215,11 @@ class HeartSoundClassifier:
                 "its sampling rate as in (waveform, 4000)"
             )
         else:
-            waveform, _ = load_audio(audio, rate)
             head, orig_rate = load_audio(audio, max_seconds=CHECKED_SECONDS)
+            if len(head) < round(CHECKED_SECONDS * orig_rate):  # that was all of it
+                waveform = resample(head, orig_rate, rate)
+            else:
+                waveform, _ = load_audio(audio, rate)
             duration = read_audio_info(audio).duration_seconds
         about = self.preprocessing
         gate = about.get("heart_sound_gate")

@@ -5,6 +5,7 @@ each note comes up there: benchmarks/results/heart_rate.md.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.signal import butter, resample_poly, sosfiltfilt
@@ -128,7 +129,7 @@ def _voiced_share(waveform: np.ndarray, rate: int) -> float:
     longest, shortest = int(low_rate / PITCH_HZ[0]), int(low_rate / PITCH_HZ[1])
     if low_rate < 4 * VOICE_HIGH_PASS_HZ or len(waveform) < length * step:
         return 0.0
-    high_pass = butter(4, VOICE_HIGH_PASS_HZ, "highpass", fs=low_rate, output="sos")
+    high_pass = _high_pass(low_rate)
     window = np.hanning(length)
     expected = _autocorrelation(window[None])[0, : longest + 1]
     voiced = total = 0.0
@@ -149,6 +150,11 @@ def _voiced_share(waveform: np.ndarray, rate: int) -> float:
         voiced += float(np.square(frames[has_pitch]).sum())
         total += float(np.square(everything).sum())
     return voiced / total if total > 0 else 0.0
+
+
+@lru_cache(maxsize=16)
+def _high_pass(rate: float) -> np.ndarray:
+    return butter(4, VOICE_HIGH_PASS_HZ, "highpass", fs=rate, output="sos")
 
 
 def _autocorrelation(frames: np.ndarray) -> np.ndarray:

@@ -235,6 +235,29 @@ def test_an_interrupted_table_goes_on(
     assert "--resume goes with --csv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", [20.0, 75.0])
+def test_a_file_read_in_blocks_answers_as_when_held_whole(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Below and above the first minute that signal quality is judged on."""
+    rate = 11_025
+    stereo = np.stack([heartbeat(seconds, rate), 0.5 * heartbeat(seconds, rate)], axis=1)
+    sf.write(tmp_path / "long.wav", stereo, rate, "FLOAT")
+    classifier = HeartSoundClassifier.from_pretrained(model)
+    whole = classifier.predict_one((stereo.mean(axis=1), rate))
+    monkeypatch.setattr("hb_ssl.audio.BLOCK_SAMPLES", 100_000)
+    answer = classifier.predict_one(tmp_path / "long.wav")
+    np.testing.assert_array_equal(answer.window_start_seconds, whole.window_start_seconds)
+    np.testing.assert_allclose(answer.window_probabilities, whole.window_probabilities, atol=1e-5)
+    np.testing.assert_allclose(
+        list(answer.probabilities.values()), list(whole.probabilities.values()), atol=1e-5
+    )
+    assert answer.heart_rate.bpm == pytest.approx(whole.heart_rate.bpm)
+    np.testing.assert_allclose(answer.heart_rate.beat_seconds, whole.heart_rate.beat_seconds)
+    assert answer.signal_notes == whole.signal_notes
+    assert answer.duration_seconds == whole.duration_seconds == pytest.approx(seconds)
+
+
 MEMORY = """
 import resource, sys
 from hb_ssl.inference import HeartSoundClassifier
