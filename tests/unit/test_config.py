@@ -32,9 +32,7 @@ def test_every_pretraining_recipe_parses(path: Path) -> None:
     assert f"scripts/pretrain.py --config configs/{path.name}" in path.read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in RECIPES if p not in PRETRAINING], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [p for p in RECIPES if p not in PRETRAINING], ids=lambda p: p.stem)
 def test_every_recipe_parses_and_names_its_launch_command(path: Path) -> None:
     _, model, training, _ = parse_config(TYPES, ["--config", str(path)])
     assert model.backbone == yaml.safe_load(path.read_text())["backbone"]
