@@ -31,8 +31,8 @@ WINDOW_SECONDS = 5.0
 ASSUMPTIONS: dict[str, tuple[float, str, str]] = {
     "hours": (100_000, "h", "the question"),
     "passes": (10, "over the corpus", "ours; wav2vec 2.0 BASE went over its 960 h "
-               f"{400_000 * 1.6 / 960:.0f} times, Whisper (Radford et al. 2022) over 680,000 h 2 to "
-               "3 times"),
+               f"{400_000 * 1.6 / 960:.0f} times, Whisper (Radford et al. 2022) over 680,000 h "
+               "2 to 3 times"),
     "peak": (989e12, "FLOP/s a GPU", "NVIDIA H100 SXM data sheet, dense bf16"),
     "mfu": (0.30, "of the peak", "below the 0.38 to 0.43 of Llama 3 (Grattafiori et al. 2024): "
             "small models, convolutions; to be measured first"),

@@ -1,6 +1,6 @@
 """Windows a second and peak memory: pre-training windows from shards against the mapped corpus.
 
-    python benchmarks/streaming.py --corpora DIR [DIR ...]
+    python benchmarks/streaming.py --corpora PHYSIONET_DIR/training-a
 
 Writes shards of about 1 MB, makes 4 and 16 times as many of them (the same files under other
 names), and draws pairs as the training loop does, without a model, until every shard was read once.
@@ -78,7 +78,6 @@ def compare(corpora: list[str], scratch: Path) -> dict[str, Any]:
     row("agreement", 1, each=4)
     row("agreement", 4, threads=2)
     row("agreement", 4, world=2)
-    row("agreement", 16, world=2)
     return {
         "pairs": PAIRS, "pool_recordings": POOL, "shards": summary,
         "write_cpu_seconds": round(written, 2), "rows": rows,
