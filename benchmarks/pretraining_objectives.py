@@ -10,6 +10,7 @@ writes ``benchmarks/results/pretraining_objectives.{json,md}``.
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def main() -> None:
         content["results"][random] = _probe(run["start"]) | {"minutes": 0.0}
         content["results"][name] = row
         if some:
-            row["environment"] = environment
+            row["environment"] = environment | {"load_average": os.getloadavg()[1]}
         else:
             content["environment"] = environment
         write_json_atomic(RESULTS / "pretraining_objectives.json", content)
@@ -94,11 +95,17 @@ def table(content: dict[str, Any]) -> str:
         "| objective | class tokens | best layer (optimistic) | all layers | minutes, one core |",
         "|---|---|---|---|---|",
     ]
+    busy = False
     for name, r in content["results"].items():
+        machine = r.get("environment", {})
+        mark = "*" if machine.get("load_average", 0) > machine.get("cpu_count", 1) else ""
+        busy = busy or bool(mark)
         lines.append(
             f"| {name} | {r['last']:.3f} | {r['best_layer']:.3f} | {r['all']:.3f} | "
-            f"{r['minutes']:.1f} |"
+            f"{r['minutes']:.1f}{mark} |"
         )
+    if busy:
+        lines += ["", "\\* on a machine that was busy with other programs, so not to be compared."]
     return "\n".join([*lines, ""])
 
 

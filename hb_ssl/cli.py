@@ -21,6 +21,7 @@ A research and screening aid, not a diagnosis.
   hb-ssl data inspect DIR        what is in a folder of recordings, and what is wrong with it
   hb-ssl data download           fetch the PASCAL recordings (--source kaggle or challenge)
   hb-ssl data push DIR           put the recordings on the Hub as a dataset
+  hb-ssl data shards DIR...      pack folders of audio into parquet shards for pre-training
   hb-ssl train                   fine-tune a backbone, score it, save it
   hb-ssl cv                      repeated grouped cross-validation, also of baselines
   hb-ssl evaluate RUN            score a saved classifier again, or on other recordings
@@ -108,6 +109,10 @@ examples:
   hb-ssl export runs/train out
   hb-ssl export ORG/NAME out --int8 --measure ~/heartbeat-sounds
   hb-ssl predict heart.wav --model out --runtime onnx""",
+    "data shards": """\
+examples:
+  hb-ssl data shards ~/circor ~/physionet --out ~/shards
+  accelerate launch scripts/pretrain.py --config configs/pretrain_pcg.yaml --corpora ~/shards""",
     "data push": """\
 examples:
   hb-ssl data push ~/heartbeat-sounds --repo ORG/NAME --i-may-share""",
@@ -507,9 +512,14 @@ def score_pascal(argv: list[str]) -> None:
 
 
 def _data(argv: list[str]) -> None:
-    verbs = {"inspect": inspect_data, "download": download_data, "push": push_data}
+    verbs = {
+        "inspect": inspect_data,
+        "download": download_data,
+        "push": push_data,
+        "shards": shard_data,
+    }
     if not argv or argv[0] in ("-h", "--help"):
-        print("hb-ssl data inspect|download|push; see `hb-ssl data VERB --help`")
+        print("hb-ssl data inspect|download|push|shards; see `hb-ssl data VERB --help`")
         return
     if argv[0] not in verbs:
         raise UserError(f"unknown command 'data {argv[0]}'; expected one of {', '.join(verbs)}")
@@ -564,6 +574,32 @@ def push_data(argv: list[str]) -> None:
         listed, arguments.repo, private=not arguments.public, i_may_share=arguments.i_may_share
     )
     print(url)
+
+
+def shard_data(argv: list[str]) -> None:
+    """``hb-ssl data shards``."""
+    parser = _parser("data shards", "Pack folders of audio into parquet shards for pre-training.")
+    parser.add_argument("folders", nargs="+", help="folders of audio, searched recursively")
+    parser.add_argument("--out", required=True, help="new folder for the shards")
+    parser.add_argument("--shard-mb", type=float, default=256.0, help="MB of audio a shard (256)")
+    parser.add_argument(
+        "--held-out-fraction", type=float, default=0.2,
+        help="share of known subjects that go whole into the split `validation` (0.2)",
+    )  # fmt: skip
+    arguments = parser.parse_args(argv)
+    from hb_ssl.data.shards import SPLITS, write_shards
+
+    summary = write_shards(
+        arguments.folders, arguments.out, arguments.shard_mb, arguments.held_out_fraction
+    )
+    for split in SPLITS:
+        if split in summary:
+            part = summary[split]
+            print(
+                f"{split}: {part['recordings']} recordings, {part['hours']:g} h, "
+                f"{part['bytes'] / 1e6:.1f} MB in {part['shards']} shards"
+            )
+    print(f"written to {arguments.out}")
 
 
 if __name__ == "__main__":

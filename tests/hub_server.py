@@ -229,7 +229,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/commit/([^/]+)", self._commit),
             ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/branch/([^/]+)", self._branch),
             ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?", self._info),
-            ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)", self._tree),
+            ("GET", r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", self._tree),
+            ("POST", r"/api/(models|datasets)/([^/]+/[^/]+)/paths-info/([^/]+)", self._paths_info),
             ("POST", r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self._lfs_batch),
             ("PUT", r"/storage/upload/(\w+)", self._store),
             ("GET", r"/storage/(\w+)", self._fetch),
@@ -357,22 +358,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             siblings = [{"rfilename": file} for file in sorted(repo.commits[sha])]
             self._json({"id": name, "sha": sha, "private": repo.private, "siblings": siblings})
 
-    def _tree(self, kind: str, name: str, revision: str) -> None:
+    def _tree(self, kind: str, name: str, revision: str, folder: str | None) -> None:
         repo = self._repo(kind, name)
         if repo is None:
             return
         sha = self._revision(repo, revision)
         if sha is None:
             return
-        entries = []
-        for path, (content, lfs) in sorted(repo.commits[sha].items()):
-            pointer = _pointer(content) if lfs else content
-            entry = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(pointer)}
-            if lfs:
-                oid = hashlib.sha256(content).hexdigest()
-                entry["lfs"] = {"oid": oid, "size": len(content), "pointerSize": len(pointer)}
-            entries.append(entry)
+        entries = _entries(repo.commits[sha])
+        if folder:
+            entries = [e for e in entries if e["path"].startswith(f"{folder}/")]
+            if not entries:
+                self._error(404, f"{folder} does not exist", "EntryNotFound")
+                return
         self._json(entries)
+
+    def _paths_info(self, kind: str, name: str, revision: str) -> None:
+        repo = self._repo(kind, name)
+        if repo is None:
+            return
+        sha = self._revision(repo, revision)
+        if sha is not None:
+            wanted = json.loads(self.body)["paths"]
+            self._json([e for e in _entries(repo.commits[sha]) if e["path"] in wanted])
 
     def _resolve(self, prefix: str | None, name: str, revision: str, path: str) -> None:
         repo = self._repo("datasets" if prefix else "models", name)
@@ -404,13 +412,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _fetch(self, oid: str) -> None:
         content = self.server_state.objects[oid]
         headers = {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"}
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match:
-            start = int(match[1])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self._send(206, content[start:], headers)
+            start, last = int(match[1]), min(int(match[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+            self._send(206, content[start : last + 1], headers)
         else:
             self._send(200, content, {**headers, "Content-Length": str(len(content))})
+
+
+def _entries(files: dict[str, tuple[bytes, bool]]) -> list[dict[str, Any]]:
+    entries = []
+    for path, (content, lfs) in sorted(files.items()):
+        pointer = _pointer(content) if lfs else content
+        entry = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(pointer)}
+        if lfs:
+            oid = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": oid, "size": len(content), "pointerSize": len(pointer)}
+        entries.append(entry)
+    return entries
 
 
 def _git_oid(content: bytes) -> str:
