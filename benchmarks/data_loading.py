@@ -2,8 +2,8 @@
 
     python benchmarks/data_loading.py --source DIR [--repeats 1]
 
-Each measurement is a process of its own, by turns: one with an empty cache, then three with the
-cache that it filled. Ours is what a training run waits for: the list of recordings
+Each side is a process of its own that loads once with an empty cache and then three times with
+the cache that this filled. Ours is what a training run waits for: the list of recordings
 with hashes and headers, the search for shared audio, groups and the data card (``prepare_task``),
 and the waveforms. The other way is ``datasets``: ``map`` with ``librosa.load``, cached by
 ``load_from_cache_file``; it looks for no shared audio and checks nothing. Times leave imports out.
@@ -36,7 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.side:
         load = load_ours if arguments.side == "ours" else load_plain
-        print(json.dumps(load(arguments.source, arguments.rate)))
+        order = ("first", "second", "second", "second")
+        print(json.dumps([{"run": n, **load(arguments.source, arguments.rate)} for n in order]))
         return
     from hb_ssl.files import write_json_atomic, write_text_atomic
     from hb_ssl.runs import describe_environment
@@ -52,23 +53,21 @@ def main() -> None:
 
 
 def measure(source: str, repeats: int) -> list[dict[str, Any]]:
-    """Runs of both sides by turns: first with an empty cache, then with the one it filled."""
+    """Runs of both sides, each with a cache of its own that is empty at first."""
     runs = []
     for repeat in range(repeats):
         for rate in RATES:
             with tempfile.TemporaryDirectory() as cache:
                 places = {"HB_SSL_CACHE": f"{cache}/ours", "HF_DATASETS_CACHE": f"{cache}/plain"}
-                for number in ("first", "second", "second", "second"):
-                    for side in ("ours", "plain"):
-                        made = subprocess.run(
-                            [sys.executable, __file__, "--source", source, "--side", side,
-                             "--rate", str(rate)],
-                            env={**os.environ, **places, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
-                            stdout=subprocess.PIPE, check=True,
-                        )  # fmt: skip
-                        row = {"side": side, "rate": rate, "run": number, "repeat": repeat}
-                        runs.append({**row, **json.loads(made.stdout.splitlines()[-1])})
-                        print(runs[-1], file=sys.stderr)
+                for side in ("ours", "plain"):
+                    made = subprocess.run(
+                        [sys.executable, __file__, "--source", source, "--side", side, "--rate",
+                         str(rate)],
+                        env={**os.environ, **places, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+                        stdout=subprocess.PIPE, check=True,
+                    )  # fmt: skip
+                    for row in json.loads(made.stdout.splitlines()[-1]):
+                        runs.append({"side": side, "rate": rate, "repeat": repeat, **row})
     return runs
 
 

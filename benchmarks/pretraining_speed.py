@@ -98,7 +98,8 @@ def table(content: dict[str, Any]) -> str:
         f"{content['environment']['threads']} thread(s), medians of runs by turns. MFU: the "
         "model's operations (weights only, so a lower bound) over the peak of matrix products of "
         "the same precision, measured at the start of each run. Other programs ran on this "
-        "machine: the last two columns divide by the share of the processor that the run got. Made by "
+        "machine: the last two columns divide by the share of the processor that the run got. "
+        "Made by "
         "`benchmarks/pretraining_speed.py`.",
         "",
         "| precision | windows/s | model GFLOP/s | measured peak GFLOP/s | MFU | share of the CPU "
