@@ -161,6 +161,11 @@ class TrainConfig:
         "augment_probability), noise, level and tempo there, instead of all other augmentations; "
         "several times faster",
     )
+    keep_fraction: float = option(
+        1.0,
+        "AST backbones: share of the patch tokens that a training window keeps, drawn anew each "
+        "time (patchout); 0.5 halves the time of a step",
+    )
     spec_augment_time: float = option(0.0, "share of frames masked (SpecAugment)")
     spec_augment_frequency: float = option(0.0, "share of mel bands masked (SpecAugment)")
     mixup_alpha: float = option(0.0, "Beta parameter of mixup; 0 turns it off")
@@ -181,6 +186,10 @@ class TrainConfig:
             self, "warmup_fraction", "label_smoothing", "augment_probability",
             "augment_time_stretch", "spec_augment_time", "spec_augment_frequency",
         )  # fmt: skip
+        if not 0 < self.keep_fraction <= 1:
+            raise UserError(
+                f"keep_fraction {self.keep_fraction}: expected a share above 0, up to 1"
+            )
         for name in ("mixup_alpha", "spec_augment_time", "spec_augment_frequency"):
             if self.augment_spectrogram and getattr(self, name):
                 raise UserError(

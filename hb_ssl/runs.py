@@ -85,12 +85,15 @@ def _claim(folder: Path, resume: bool, overwrite: bool, configs: tuple[Any, ...]
 
 def _changed_settings(saved: dict[str, Any], configs: tuple[Any, ...]) -> list[str]:
     now: dict[str, Any] = {}
+    before: dict[str, Any] = {}  # a setting that is newer than the run had its default
     for config in configs:
         now.update(dataclasses.asdict(config))
+        before.update({field.name: field.default for field in dataclasses.fields(config)})
+    before.update(saved)
     return sorted(
         name
         for name, value in now.items()
-        if name not in UNCOMPARED_SETTINGS and saved.get(name) != value
+        if name not in UNCOMPARED_SETTINGS and before[name] != value
     )
 
 

@@ -35,6 +35,7 @@ from hb_ssl.evaluation.metrics import score_recordings
 from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.backbones import load_feature_extractor, locate_backbone
 from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, save_classifier
+from hb_ssl.models.heads import drop_tokens
 from hb_ssl.processes import on_cpu, processes
 from hb_ssl.runs import (
     describe_environment,
@@ -165,6 +166,8 @@ def fine_tune(
         spec_augment_time=training.spec_augment_time,
         seed=training.seed,
     )
+    if training.keep_fraction < 1:
+        drop_tokens(classifier, training.keep_fraction)
     if training.mixed_precision == "bf16" and on_cpu():
         classifier.set_attn_implementation("eager")  # twice as fast as sdpa on short CPU sequences
     model = adapt(
@@ -214,9 +217,10 @@ def fine_tune(
     trainer.remove_callback(PrinterCallback)
     with processes().main_process_first():
         checkpoint = last_complete_checkpoint(folder / "checkpoints")
-    started = time.perf_counter()
+    started, used_before = time.perf_counter(), time.process_time()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
+    cpu_seconds = time.process_time() - used_before
     recording_rows: list[dict[str, Any]] = []
     window_rows: list[dict[str, Any]] = []
     if split["test"]:
@@ -237,6 +241,7 @@ def fine_tune(
             "train_loss": result.training_loss,
             "best_validation_recording_uar": trainer.state.best_metric,
             "train_seconds": seconds,
+            "train_cpu_seconds": cpu_seconds,  # tells how much other programs slowed the run
             "synthetic": task.synthetic,
             "random_weights": model_config.random_weights,
         },

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from hb_ssl.audio import band_limit, load_audio, split_windows, tile_to_length, window_starts
+from hb_ssl.audio import band_limit, load_audio, tile_to_length, window_starts
 from hb_ssl.data.augment import Augmentation, augmented_window, mask_spectrogram
 from hb_ssl.data.recording import Recording
 from hb_ssl.errors import UserError, first_line
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KEPT_FEATURE_BYTES = 32 * 2**20  # of all evaluation windows together; more is computed each time
 DECODING_VERSION = 1  # raise it when decoded waveforms change, so that old caches are not used
 
 
@@ -263,7 +264,11 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
 
 class EvaluationWindows(Dataset):
-    """All windows of all recordings, in order; ``recording_of[i]`` tells whose window ``i`` is."""
+    """All windows of all recordings, in order; ``recording_of[i]`` tells whose window ``i`` is.
+
+    Small model inputs (log-mel at a low rate) are computed once and kept, since validation asks for
+    them every epoch.
+    """
 
     def __init__(
         self,
@@ -277,15 +282,16 @@ class EvaluationWindows(Dataset):
         self.make_features = make_features
         self.recording_of: list[str] = []
         self.start_of: list[int] = []  # in samples
-        self._windows: list[tuple[str, int, int]] = []
+        self._windows: list[tuple[str, int]] = []
         self._waveforms = waveforms
         self._hop = round(hop_seconds * make_features.sampling_rate)
         self._num_classes = num_classes
+        self._kept: dict[int, np.ndarray] = {}
         for recording_id, label_id in zip(recording_ids, label_ids, strict=True):
             num_samples = len(waveforms[recording_id])
             starts = window_starts(num_samples, make_features.window, self._hop)
-            for number, start in enumerate(starts):
-                self._windows.append((recording_id, number, label_id))
+            for start in starts:
+                self._windows.append((recording_id, label_id))
                 self.recording_of.append(recording_id)
                 self.start_of.append(start)
 
@@ -293,9 +299,14 @@ class EvaluationWindows(Dataset):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        recording_id, number, label_id = self._windows[index]
-        windows = split_windows(self._waveforms[recording_id], self.make_features.window, self._hop)
-        features = self.make_features(windows[number : number + 1])[0]
+        recording_id, label_id = self._windows[index]
+        features = self._kept.get(index)
+        if features is None:
+            start, length = self.start_of[index], self.make_features.window
+            waveform = tile_to_length(self._waveforms[recording_id], length)
+            features = self.make_features(waveform[None, start : start + length])[0]
+            if features.nbytes * len(self) <= KEPT_FEATURE_BYTES:
+                self._kept[index] = features
         label = torch.zeros(self._num_classes)
         label[label_id] = 1.0
         return {self.make_features.input_name: torch.from_numpy(features), "labels": label}

@@ -15,6 +15,8 @@ from hb_ssl.errors import UserError
 class SpectrogramTrainingWindows(Dataset):
     """Random windows at another tempo, device, noise and level; same keys as ``TrainingWindows``.
 
+    A batch depends on its keys alone.
+
     Filters, noise and gain are curves and sums on log energies, so a window costs a millisecond
     instead of decoding, filtering and transforming samples. Each window is scaled to one level
     before its random gain: how loud a recording is tells the model nothing.
@@ -61,16 +63,31 @@ class SpectrogramTrainingWindows(Dataset):
         return len(self.recording_ids) * self.windows_per_recording
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
-        epoch, draw, index = key
-        rng = np.random.default_rng([self.seed, epoch, draw, index])
-        frames = self._frames.random_window(index, self._num_frames, self._max_tempo_change, rng)
-        windows = torch.from_numpy(frames)[None]
-        source = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        windows = augment(windows, self._centres, source, self._probability)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[tuple[int, int, int]]) -> list[dict[str, torch.Tensor]]:
+        """The items of a batch, augmented together: a third of the time of one after another."""
+        frames, seeds = [], []
+        for epoch, draw, index in keys:
+            rng = np.random.default_rng([self.seed, epoch, draw, index])
+            frames.append(
+                self._frames.random_window(index, self._num_frames, self._max_tempo_change, rng)
+            )
+            seeds.append(int(rng.integers(2**32)))
+        source = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1
+        rng_of_batch = torch.Generator().manual_seed(int(source))
+        windows = torch.from_numpy(np.stack(frames))
+        windows = augment(windows, self._centres, rng_of_batch, self._probability)
         missing = self._extractor.max_length - self._num_frames
         windows = torch.nn.functional.pad(windows, (0, 0, 0, missing))  # as the extractor pads
-        label = soft_label(int(self.label_ids[index]), self.num_classes, self._label_smoothing)
-        return {"input_values": self._extractor.normalize(windows)[0], "labels": label}
+        windows = self._extractor.normalize(windows)
+        return [
+            {"input_values": window, "labels": self._label(index)}
+            for window, (_, _, index) in zip(windows, keys, strict=True)
+        ]
+
+    def _label(self, index: int) -> torch.Tensor:
+        return soft_label(int(self.label_ids[index]), self.num_classes, self._label_smoothing)
 
 
 def _log_mel_of(

@@ -6,13 +6,16 @@ module, not a bare parameter, because PEFT trains and saves only whole modules b
 With ``pooling: mean`` and no layer sum it has no weights, and the checkpoint is a stock one.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hb_ssl.errors import UserError
 from hb_ssl.models.backbones import FAMILIES, family_of
-from hb_ssl.models.pooling import FramePooling
+from hb_ssl.models.pooling import NUM_CLASS_TOKENS, FramePooling
 
 
 class _HeartSoundHead:
@@ -43,6 +46,39 @@ class _HeartSoundHead:
         if family_of(self.config).has_projector:  # type: ignore[attr-defined]
             pooled = self.projector(pooled)  # type: ignore[attr-defined]
         return SequenceClassifierOutput(logits=self.classifier(pooled))  # type: ignore[attr-defined]
+
+
+def drop_tokens(model: Any, keep_fraction: float) -> None:
+    """Makes an AST classifier see only some patch tokens of each training window (patchout).
+
+    Which ones is drawn anew for every window and step; the class tokens always stay, and evaluation
+    sees all tokens. Source: Koutini et al. 2022 (PaSST), unstructured patchout.
+
+    Args:
+        model: a window classifier.
+        keep_fraction: share of the patch tokens kept.
+
+    Raises:
+        UserError: the backbone is no AST.
+    """
+    if model.config.model_type != "audio-spectrogram-transformer":
+        raise UserError(
+            f"keep_fraction {keep_fraction}: backbone type '{model.config.model_type}' can't leave "
+            "tokens out; expected an audio-spectrogram-transformer, or set keep_fraction to 1"
+        )
+
+    def keep_some(embeddings: nn.Module, inputs: Any, tokens: torch.Tensor) -> torch.Tensor:
+        if not model.training:
+            return tokens
+        batch, length, width = tokens.shape
+        patches = length - NUM_CLASS_TOKENS
+        order = torch.rand((batch, patches), device=tokens.device).argsort(dim=1)
+        kept = order[:, : max(1, round(keep_fraction * patches))].sort(dim=1).values
+        special = torch.arange(NUM_CLASS_TOKENS, device=tokens.device).expand(batch, -1)
+        kept = torch.cat([special, kept + NUM_CLASS_TOKENS], dim=1)
+        return tokens.gather(1, kept[:, :, None].expand(-1, -1, width))
+
+    model.audio_spectrogram_transformer.embeddings.register_forward_hook(keep_some)
 
 
 WINDOW_CLASSIFIERS: dict[str, type[PreTrainedModel]] = {

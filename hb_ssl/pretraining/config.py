@@ -86,7 +86,9 @@ class PretrainConfig:
     probe_pascal: str | None = option(
         None, "labelled PASCAL folder to probe, for monitoring only; never trained on"
     )
-    peak_tflops: float = option(0.0, "peak of the device, to log its utilisation; 0: unknown")
+    peak_tflops: float = option(
+        0.0, "peak of one device, to log its utilisation; 0: measured with matrix products at start"
+    )
 
     def __post_init__(self) -> None:
         if not self.corpora:

@@ -39,6 +39,7 @@ from hb_ssl.pretraining.stream import StreamSampler
 from hb_ssl.pretraining.wav2vec2 import LAST_GUMBEL_TEMPERATURE, Wav2Vec2Pretraining
 from hb_ssl.pretraining.windows import PretrainData, generator, load_data, make_batch, train_sampler
 from hb_ssl.runs import RESULT_FILE, describe_environment, open_run
+from hb_ssl.utilisation import matmul_tflops
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,14 @@ def flops_per_pair(config: PretrainConfig, num_tokens: int) -> float:
     """Estimated floating-point operations of one pair in one step.
 
     Six per weight and token for forward and backward (Kaplan et al. 2020, section 2.1), two for
-    the teacher; embeddings, attention products and heads are left out.
+    the teacher; a pair bears its share of the step's simulated windows. Embeddings, attention
+    products and heads are left out.
     """
     weights = 12 * config.num_layers * config.hidden_size**2
     student = config.keep_fraction * num_tokens * (2 if "agreement" in config.objective else 1)
     teacher = num_tokens if "distillation" in config.objective else 0
-    return weights * (6 * student + 2 * teacher)
+    simulated = config.simulated_batch * num_tokens if config.simulated_weight else 0
+    return weights * (6 * (student + simulated / config.batch_pairs) + 2 * teacher)
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -117,6 +120,8 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
         else None
     )
     flops = _flops_per_pair(config, data, bare) * accelerator.num_processes
+    peak = config.peak_tflops or matmul_tflops(accelerator.device, config.mixed_precision)
+    logger.info("peak of one device for matrix products: %.3g TFLOP/s", peak)
     sums: dict[str, float] = {}
     mark, since = time.monotonic(), 0
     bar = tqdm(
@@ -156,8 +161,7 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
             "model_gflops": round(pairs_per_second * flops / accelerator.num_processes / 1e9, 1),
             "train_seconds": round(seconds, 1),
         }
-        if config.peak_tflops:
-            row["mfu"] = round(row["model_gflops"] / 1e3 / config.peak_tflops, 4)
+        row["mfu"] = round(row["model_gflops"] / 1e3 / (peak * accelerator.num_processes), 4)
         if evaluated and accelerator.is_main_process:
             row |= _validate(config, data, bare, accelerator)
             row |= _probe_all(probes, bare, data)

@@ -18,6 +18,7 @@ from hb_ssl.models.classifier import (
     save_classifier,
 )
 from hb_ssl.models.folders import PREPROCESSING_KEYS
+from hb_ssl.models.heads import drop_tokens
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 
@@ -88,6 +89,28 @@ def test_batch_size_never_changes_a_prediction(backbone: Path) -> None:
         together = model(**inputs).logits
         alone = [model(**{k: v[i : i + 1] for k, v in inputs.items()}).logits for i in range(5)]
     torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=1e-4)
+
+
+def test_tokens_are_left_out_in_training_only(ast_folder: Path) -> None:
+    model = build_classifier(str(ast_folder), LABELS, pooling="class_token")
+    whole = build_classifier(str(ast_folder), LABELS, pooling="class_token").eval()
+    drop_tokens(model, 0.5)
+    model = adapt(model, "lora", lora_dropout=0.0)
+    inputs = inputs_for(ast_folder)
+    lengths = []
+    backbone = model.get_base_model().audio_spectrogram_transformer
+    backbone.layers[0].register_forward_hook(lambda _, args, out: lengths.append(args[0].shape[1]))
+    patches = whole.audio_spectrogram_transformer.embeddings.position_embeddings.shape[1] - 2
+    with torch.no_grad():
+        first, second = (model.train()(**inputs).logits for _ in "ab")
+        torch.testing.assert_close(model.eval()(**inputs).logits, whole(**inputs).logits)
+    assert lengths == [2 + round(patches / 2)] * 2 + [2 + patches]
+    assert not torch.equal(first, second)  # other tokens each time
+
+
+def test_only_ast_backbones_leave_tokens_out(wav2vec2_folder: Path) -> None:
+    with pytest.raises(UserError, match="audio-spectrogram-transformer"):
+        drop_tokens(build_classifier(str(wav2vec2_folder), LABELS), 0.5)
 
 
 def test_plain_head_is_a_stock_checkpoint(backbone: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def tiny(recordings: Path, output: Path, **changes) -> PretrainConfig:
         "corpora": [str(recordings)], "output_dir": str(output), "held_out_fraction": 0.0,
         "window_seconds": 1.0, "num_mel_bins": 8, "hidden_size": 16, "num_layers": 2,
         "num_heads": 2, "steps": 4, "batch_pairs": 4, "log_steps": 1, "eval_steps": 2,
-        "mixed_precision": "no",
+        "mixed_precision": "no", "peak_tflops": 1.0,
     }  # fmt: skip
     return PretrainConfig(**{**settings, **changes})
 
@@ -242,10 +242,11 @@ def test_murmur_labels_name_sites_where_it_is_heard(recordings: Path, tmp_path: 
 def test_a_run_with_simulated_truth_and_murmurs(recordings: Path, tmp_path: Path) -> None:
     config = tiny(
         recordings, tmp_path / "run", simulated_weight=1.0, murmur_weight=1.0, num_simulated=10,
-        simulated_batch=4,
+        simulated_batch=4, peak_tflops=0.0,
     )  # fmt: skip
     last = read_json(pretrain(config) / "history.json")[-1]
     assert {"train_events", "train_finding", "train_murmur"} < set(last)
+    assert 0 <= last["mfu"] < 1  # of a peak that was measured
 
 
 def test_teacher_follows_the_student() -> None:
@@ -290,6 +291,8 @@ def test_a_run_writes_a_backbone_that_loads(
     history = read_json(folder / "history.json")
     assert [row["step"] for row in history] == [0, 1, 2, 3, 4]
     assert history[-1]["windows_per_second"] > 0
+    # the peak of tiny() is 1 TFLOP/s
+    assert history[-1]["mfu"] == pytest.approx(history[-1]["model_gflops"] / 1000, abs=1e-4)
     result = read_json(folder / "metrics.json")
     assert result["windows_seen"] == 2 * 4 * 4
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
@@ -413,6 +416,9 @@ def test_learning_rate_and_cost(recordings: Path, tmp_path: Path) -> None:
     assert rates[-1] < 0.001
     # 12 * 2 layers * 16**2 weights, 2 windows, 40 % of 10 tokens, 6 operations
     assert flops_per_pair(tiny(recordings, tmp_path), 10) == pytest.approx(6144 * 6 * 8)
+    # and 8 whole simulated windows a step of 4 pairs
+    simulated = tiny(recordings, tmp_path, simulated_weight=1.0, simulated_batch=8)
+    assert flops_per_pair(simulated, 10) == pytest.approx(6144 * 6 * (8 + 20))
 
 
 @pytest.mark.parametrize(

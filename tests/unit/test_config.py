@@ -79,6 +79,7 @@ def test_flags_override_yaml_and_saved_config_reads_back(tmp_path: Path) -> None
         (["--batch_size", "0"], "above 0"),
         (["--num_folds", "1"], "at least 2"),
         (["--lora_dropout", "1.5"], "share from 0"),
+        (["--keep_fraction", "0"], "above 0, up to 1"),
         (["--config", "absent.yaml"], "no such config file"),
         (["--config"], "expected a YAML file"),
     ],

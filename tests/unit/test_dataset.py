@@ -185,6 +185,30 @@ def test_evaluation_windows_cover_every_sample_and_pad_nothing() -> None:
         assert labels.tolist() == np.eye(3)[LABELS[list(LENGTHS).index(name)]].tolist()
 
 
+def test_small_evaluation_inputs_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Counting(Raw):
+        def __call__(self, windows: list[np.ndarray], **kwargs: object) -> dict[str, np.ndarray]:
+            calls.append(len(windows))
+            return super().__call__(windows, **kwargs)
+
+    def evaluated_twice() -> list[torch.Tensor]:
+        windows = EvaluationWindows(
+            Kept(LENGTHS), list(LENGTHS), LABELS, 3, FeatureMaker(Counting(), 1.0), hop_seconds=0.5
+        )
+        calls.clear()
+        first, second = ([item["input_values"] for item in windows] for _ in "ab")
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+        return second
+
+    kept = evaluated_twice()
+    assert calls == [1] * 9
+    monkeypatch.setattr(module, "KEPT_FEATURE_BYTES", 9 * 4 * RATE - 1)  # one byte too few
+    torch.testing.assert_close(evaluated_twice(), kept, rtol=0, atol=0)
+    assert calls == [1] * 18
+
+
 def test_training_window_depends_on_its_key_alone() -> None:
     windows = training_windows(seed=4, mixup_alpha=0.5)
     first = windows[2, 5, 1]

@@ -36,6 +36,14 @@ def test_an_interrupted_run_is_only_resumed_when_asked(tmp_path: Path) -> None:
     assert start(folder, resume=True) is True
 
 
+def test_a_run_from_before_a_setting_existed_had_its_default(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    file = tmp_path / "run" / "config.yaml"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line for line in lines if not line.startswith("keep_fraction")))
+    start(tmp_path / "run", resume=True)
+
+
 def test_other_settings_are_named(tmp_path: Path) -> None:
     start(tmp_path / "run")
     with (

@@ -56,6 +56,17 @@ def test_items_depend_on_their_key_only(waveforms, make_features) -> None:
     torch.testing.assert_close(first["labels"], torch.tensor([0.05, 0.85, 0.05, 0.05]))
 
 
+def test_a_batch_depends_on_its_keys_only(waveforms, make_features) -> None:
+    keys = [(1, 0, 1), (1, 1, 0), (1, 2, 2)]
+    first, again = (windows_of(waveforms, make_features).__getitems__(keys) for _ in "ab")
+    assert [len(first), first[0]["input_values"].shape] == [3, (498, 20)]
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert [int(item["labels"].argmax()) for item in first] == [1, 0, 2]
+    reordered = windows_of(waveforms, make_features).__getitems__(keys[::-1])
+    assert not torch.equal(reordered[2]["input_values"], first[0]["input_values"])
+
+
 def test_short_recordings_are_repeated_not_padded(waveforms, make_features) -> None:
     windows = windows_of(waveforms, make_features)
     for draw in range(5):
