@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hb_ssl.errors import UserError
 
@@ -37,6 +38,8 @@ class OnnxModel:
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # its warnings are about graph clean-ups
+        # By itself it takes all cores, whatever OMP_NUM_THREADS or taskset allow.
+        options.intra_op_num_threads = torch.get_num_threads()
         try:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]

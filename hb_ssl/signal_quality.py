@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import butter, resample_poly, sosfiltfilt
+from scipy.signal import butter, firwin, sosfiltfilt
 
 from hb_ssl.heart_rate import HeartRate, estimate_heart_rate
 
@@ -138,8 +138,7 @@ def _voiced_share(waveform: np.ndarray, rate: int) -> float:
         samples = waveform[start : start + block].astype(np.float64)
         if len(samples) < length * step:
             break
-        if step > 1:
-            samples = resample_poly(samples, 1, step)
+        samples = _decimate(samples, step)
         samples = samples - samples.mean()
         high = sosfiltfilt(high_pass, samples, padlen=min(len(samples) - 1, 100))
         frames = np.lib.stride_tricks.sliding_window_view(high, length)[:: length // 2]
@@ -150,6 +149,26 @@ def _voiced_share(waveform: np.ndarray, rate: int) -> float:
         voiced += float(np.square(frames[has_pitch]).sum())
         total += float(np.square(everything).sum())
     return voiced / total if total > 0 else 0.0
+
+
+def _decimate(samples: np.ndarray, step: int) -> np.ndarray:
+    """``scipy.signal.resample_poly(samples, 1, step)`` of ``[T]`` as a matrix product: faster."""
+    if step == 1:
+        return samples
+    taps = _decimation_taps(step)
+    num = -(-len(samples) // step)
+    padded = np.zeros((num + len(taps) - 1) * step, samples.dtype)
+    first = 10 * step  # half the filter
+    padded[first : first + len(samples)] = samples
+    parts = taps @ padded.reshape(-1, step).T
+    return sum(row[shift : shift + num] for shift, row in enumerate(parts))
+
+
+@lru_cache(maxsize=16)
+def _decimation_taps(step: int) -> np.ndarray:
+    """The filter of ``resample_poly``, in rows ``[21, step]``."""
+    taps = firwin(20 * step + 1, 1 / step, window=("kaiser", 5.0))
+    return np.pad(taps, (0, step - 1)).reshape(-1, step)
 
 
 @lru_cache(maxsize=16)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import resample_poly
 
 from hb_ssl.data.synthetic import simulate_recording
 from hb_ssl.data.synthetic_noise import simulate_artifact
-from hb_ssl.signal_quality import check_signal
+from hb_ssl.signal_quality import _decimate, check_signal
 
 
 def heart(seconds: float = 8.0, device: str = "stethoscope") -> np.ndarray:
@@ -72,3 +73,12 @@ def test_any_length_and_rate(length: int, rate: int, seed: int, scale: float) ->
 
 def test_half_an_hour() -> None:
     assert codes(np.tile(heart(60), 30)) == []
+
+
+@pytest.mark.parametrize("step", [1, 2, 11, 24])
+def test_decimation_is_that_of_scipy(step: int) -> None:
+    rng = np.random.default_rng(0)
+    for num_samples in (1, step, 4411, 5000):
+        samples = rng.standard_normal(num_samples)
+        expected = resample_poly(samples, 1, step)
+        np.testing.assert_allclose(_decimate(samples, step), expected, atol=1e-12)
