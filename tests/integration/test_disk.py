@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,9 @@ def read_only(disk: Path) -> None:
 
 def fill(disk: Path) -> Path:
     filler = disk / "filler"
-    with filler.open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            pass
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
     return filler
 
 
@@ -62,7 +59,8 @@ def test_training_goes_on_when_there_is_room_again(
 ) -> None:
     arguments = ["train", *options, "--output_dir", str(disk / "run")]
     assert cli.main(arguments) == 2
-    assert "No space left on device" in error_line(capsys)
+    said = error_line(capsys)  # torch knows of no reason
+    assert "No space left on device" in said or "a file can't be written" in said
     assert not (disk / "run/metrics.json").exists()
     grow(disk)
     assert cli.main([*arguments, "--resume"]) == 0
