@@ -160,7 +160,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         _forget_output()  # `hb-ssl ... | head` is no error
         return 0
     except KeyboardInterrupt:
-        print("interrupted; --resume continues a training run", file=sys.stderr)
+        print("interrupted; --resume goes on with a run, or with predict --csv", file=sys.stderr)
         return 130
     except Exception as error:
         reason = refused_by_system(error)

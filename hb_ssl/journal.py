@@ -1,11 +1,14 @@
 """The rows of a long batch, kept one by one, so that a killed batch goes on where it was."""
 
+import errno
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hb_ssl.errors import UserError
 
@@ -79,15 +82,12 @@ def _key(file: Path) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[FileIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        journal = path.open("a+b")
+        journal = path.open("a+b", buffering=0)
     except OSError as error:
-        raise UserError(
-            f"{path}: can't be written ({error.strerror}); expected a writable folder with free "
-            "space, choose another output file"
-        ) from error
+        raise _unwritable(path, error) from error
     with journal:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +99,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield journal
 
 
-def _read(journal: IO[bytes], about: dict[str, Any]) -> dict[str | None, Row]:
+def _read(journal: FileIO, about: dict[str, Any]) -> dict[str | None, Row]:
     """Kept rows by key; cuts off the line that a killed process was writing."""
     journal.seek(0)
     content = journal.read()
@@ -122,6 +122,18 @@ def _read(journal: IO[bytes], about: dict[str, Any]) -> dict[str | None, Row]:
         ) from error
 
 
-def _append(journal: IO[bytes], entry: dict[str, Any]) -> None:
-    journal.write(json.dumps(entry).encode() + b"\n")
-    journal.flush()
+def _append(journal: FileIO, entry: dict[str, Any]) -> None:
+    line = json.dumps(entry).encode() + b"\n"
+    try:
+        written = journal.write(line)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise _unwritable(journal.name, error) from error
+
+
+def _unwritable(path: Any, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: can't be written ({error.strerror}); expected a writable folder with free space, "
+        "choose another output file"
+    )

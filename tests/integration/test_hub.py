@@ -424,6 +424,23 @@ def test_interrupted_download_is_tried_again(
     assert (folder / "model.safetensors").read_bytes() == weights
 
 
+def test_a_pulled_model_is_there_without_a_network(
+    online: HubServer, pushed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    folder = locate_classifier(pushed)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    before = len(online.seen)
+    assert locate_classifier(pushed) == folder
+    assert HeartSoundClassifier.from_pretrained(pushed).labels
+    for repo, revision in (("tiny/adapter", None), (pushed, "v9")):
+        with pytest.raises(UserError, match="can't be reached") as caught:
+            locate_classifier(repo, revision)
+        assert "\n" not in str(caught.value)
+    assert len(online.seen) == before
+
+
 # Revisions, replaced files, safety
 
 

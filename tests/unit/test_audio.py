@@ -175,6 +175,74 @@ def test_a_written_file_reads_back_as_its_mean_channel(
     np.testing.assert_array_equal(head, waveform[: max(samples // 2, 1)])
 
 
+LOSSLESS = [
+    ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAVEX", "PCM_16"),
+    ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("AIFF", "PCM_16"), ("AU", "PCM_16"),
+    ("W64", "PCM_16"), ("RF64", "PCM_16"), ("CAF", "PCM_16"),
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(LOSSLESS), seed=st.integers(0, 99), length=st.integers(1, 3000),
+    rate=st.sampled_from([2000, 4000, 44_100]),
+)  # fmt: skip
+def test_lossless_formats_hold_the_same_samples(
+    tmp_path_factory: pytest.TempPathFactory, kind: tuple[str, str], seed: int, length: int,
+    rate: int,
+) -> None:  # fmt: skip
+    path = tmp_path_factory.mktemp("audio") / "x"
+    samples = np.random.default_rng(seed).integers(-(2**15), 2**15, length, dtype=np.int16)
+    sf.write(path, samples, rate, format=kind[0], subtype=kind[1])
+    waveform, got = load_audio(path)
+    assert got == rate
+    np.testing.assert_array_equal(waveform, samples.astype(np.float32) / 2**15)
+    assert read_audio_info(path).num_samples == length
+
+
+RATES = st.sampled_from([100, 997, 2000, 4000, 8000, 11_025, 16_000, 44_100, 48_000])
+
+
+@settings(max_examples=80, deadline=None)
+@given(length=st.integers(1, 4000), rate=RATES, target=RATES, gain=st.floats(-8, 8))
+def test_resampling_keeps_the_duration_and_is_linear(
+    length: int, rate: int, target: int, gain: float
+) -> None:
+    waveform = np.random.default_rng(length).standard_normal(length).astype(np.float32)
+    resampled = resample(waveform, rate, target)
+    assert len(resampled) == -(-length * target // rate)
+    assert resampled.dtype == np.float32
+    scaled = resample((gain * waveform).astype(np.float32), rate, target)
+    np.testing.assert_allclose(scaled, gain * resampled, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hz=st.floats(15, 800), rate=st.sampled_from([4000, 8000, 44_100]),
+    target=st.sampled_from([2000, 4000, 16_000]), phase=st.floats(0, 6.3),
+)  # fmt: skip
+def test_resampling_keeps_the_power_of_a_heart_sound(
+    hz: float, rate: int, target: int, phase: float
+) -> None:
+    times = np.arange(rate) / rate
+    waveform = np.sin(2 * np.pi * hz * times + phase).astype(np.float32)
+    inner = slice(target // 10, -target // 10)  # one second; its ends ring
+    expected = np.sin(2 * np.pi * hz * np.arange(target) / target + phase)[inner]
+    got = resample(waveform, rate, target)[inner]
+    assert np.mean(got**2) == pytest.approx(np.mean(expected**2), rel=0.03)
+    np.testing.assert_allclose(got, expected, atol=0.06)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 900), st.integers(1, 200), st.integers(1, 200))
+def test_each_window_is_the_recording_from_its_start(length: int, window: int, hop: int) -> None:
+    waveform = np.arange(length, dtype=np.float32)
+    windows = split_windows(waveform, window, hop)
+    tiled = tile_to_length(waveform, window)
+    for start, row in zip(window_starts(length, window, hop), windows, strict=True):
+        np.testing.assert_array_equal(row, tiled[start : start + window])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 3999), st.integers(1, 3999), st.integers(0, 9))
 def test_band_limit_keeps_length_and_type(length: int, low: int, high: int, seed: int) -> None:
