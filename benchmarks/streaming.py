@@ -149,10 +149,10 @@ def table(content: dict[str, Any]) -> str:
         "",
         f"{shards['recordings']} training recordings, {shards['hours']:.1f} h, "
         f"{shards['bytes'] / 1e6:.1f} MB in {shards['shards']} shards (x 1); every shard is read "
-        f"about once. {content['pairs']} pairs a batch, {content['pool_recordings']} recordings in the "
-        "pool of a reader. peak_mb: of one process, above the start. "
-        "Where windows_per_second is far below windows_per_cpu_second, the machine was busy with other "
-        "programs. Made by `benchmarks/streaming.py`.",
+        f"about once. {content['pairs']} pairs a batch, {content['pool_recordings']} recordings in "
+        "the pool of a reader. peak_mb: of one process, above the start. Where windows_per_second "
+        "is far below windows_per_cpu_second, the machine was busy with other programs. "
+        "Made by `benchmarks/streaming.py`.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
