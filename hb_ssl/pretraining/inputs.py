@@ -136,9 +136,6 @@ class WaveformInputs:
         counts = np.array([len(r) for r in recordings], dtype=np.int64)
         return Waveforms(np.concatenate(recordings), np.cumsum(counts) - counts, counts)
 
-    def fit(self, views: torch.Tensor, rng: torch.Generator) -> None:
-        """Nothing to fit: every window is normalised alone."""
-
     def normalise(self, windows: torch.Tensor) -> torch.Tensor:
         """Zero mean and unit variance of each window, if the extractor does so."""
         if not self.extractor.do_normalize:

@@ -104,7 +104,8 @@ def load_data(config: PretrainConfig) -> PretrainData:
             config.num_mel_bins, config.seed, cache_folder() / "corpora",
         )  # fmt: skip
         data = dataclasses.replace(data, simulated=simulated)
-    inputs.fit(_first_views(config, data), generator(config.seed, 1))
+    if isinstance(inputs, LogMelInputs):
+        inputs.fit(_first_views(config, data), generator(config.seed, 1))
     return data
 
 
