@@ -151,7 +151,7 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         f"# Loading {one['recordings']} recordings",
         "",
-        "By turns; first: with an empty cache, second: the median of three runs with that cache; "
+        "First: with an empty cache; second: the median of three more times with that cache; "
         "seconds of wall time, in brackets of CPU time, since other programs ran on this machine. "
         "Imports are left out. Made by `benchmarks/data_loading.py`.",
         "",

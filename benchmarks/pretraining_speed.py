@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 
 from hb_ssl.cli import run_command
 from hb_ssl.config import parse_config
@@ -64,6 +65,7 @@ def main() -> None:
 def one_run(corpora: list[str], precision: str, steps: int) -> dict[str, Any]:
     """Windows a second, FLOP/s and the share of the peak over the steps after the first two."""
     recipe = ["--config", str(REPOSITORY / "configs" / "pretrain_pcg.yaml"), "--corpora", *corpora]
+    AcceleratorState._reset_state(True)  # it keeps the precision of a process' first run
     with tempfile.TemporaryDirectory() as folder:
         (config,) = parse_config(
             [PretrainConfig],

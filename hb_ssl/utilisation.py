@@ -14,7 +14,8 @@ def matmul_tflops(
 ) -> float:
     """Peak of a device in 10^12 floating-point operations a second, measured with square products.
 
-    What this process can reach: on a CPU with its own number of threads, beside whatever else runs.
+    On a CPU it is the peak of this process' threads, by the CPU time that they use: other programs
+    on the machine must not lower it.
 
     Args:
         device: where to multiply.
@@ -29,12 +30,16 @@ def matmul_tflops(
         for _ in "ab"
     )
 
+    def clock() -> float:
+        if device.type == "cpu":
+            return time.process_time() / torch.get_num_threads()
+        torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
     def multiply() -> float:
-        started = time.perf_counter()
+        started = clock()
         torch.mm(a, b)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter() - started
+        return clock() - started
 
     multiply()  # loads and chooses the kernel
     fastest, end = multiply(), time.perf_counter() + seconds
