@@ -323,7 +323,8 @@ def table(content: dict[str, Any]) -> str:
             row = sides[side]
             best, last = row["best_validation_uar"], row["last_validation_uar"]
             lines.append(
-                f"| {side} | {row['seconds_per_epoch']} | {row['cpu_seconds_per_epoch']} | "
+                f"| {side} | {row['seconds_per_epoch']} (got "
+                f"{row['cpu_seconds_per_epoch'] / row['seconds_per_epoch']:.0%} of a core) | {row['cpu_seconds_per_epoch']} | "
                 f"{row['recordings_per_second']} | {row['peak_mb']:.0f} "
                 f"({row['peak_mb'] - libraries:.0f}) | {_scores(best)} | {_scores(last)} |"
             )
