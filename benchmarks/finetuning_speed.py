@@ -322,10 +322,12 @@ def table(content: dict[str, Any]) -> str:
         for side in SIDES:
             row = sides[side]
             best, last = row["best_validation_uar"], row["last_validation_uar"]
+            share = row["cpu_seconds_per_epoch"] / row["seconds_per_epoch"]
             lines.append(
-                f"| {side} | {row['seconds_per_epoch']} | {row['cpu_seconds_per_epoch']} | "
-                f"{row['recordings_per_second']} | {row['peak_mb']:.0f} "
-                f"({row['peak_mb'] - libraries:.0f}) | {_scores(best)} | {_scores(last)} |"
+                f"| {side} | {row['seconds_per_epoch']} (got {share:.0%} of a core) | "
+                f"{row['cpu_seconds_per_epoch']} | {row['recordings_per_second']} | "
+                f"{row['peak_mb']:.0f} ({row['peak_mb'] - libraries:.0f}) | {_scores(best)} | "
+                f"{_scores(last)} |"
             )
         ratio = sides["plain_over_ours"]
         above = (sides["plain"]["peak_mb"] - libraries) / (sides["ours"]["peak_mb"] - libraries)

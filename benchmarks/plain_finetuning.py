@@ -77,7 +77,7 @@ def main() -> None:
         made = extractor(clips, sampling_rate=rate, return_tensors="pt", **padding)
         return {**made, "labels": torch.tensor([row["labels"] for row in rows])}
 
-    class_names = parts["train"]["label"]
+    class_names = list(parts["train"]["label"])
     for part in parts.values():
         part.set_transform(decode)
     parts["train"][0]  # librosa imports most of itself at its first use, which is not timed
