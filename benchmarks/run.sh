@@ -47,4 +47,6 @@ if [ -n "$source_folder" ]; then
 fi
 if [ ${#corpora[@]} -gt 0 ]; then
     run benchmarks/pretraining_speed.py --corpora "${corpora[@]}"
+    run benchmarks/streaming.py --corpora "${corpora[@]}"
+    run benchmarks/scaling_plan.py
 fi
