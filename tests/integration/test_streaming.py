@@ -22,6 +22,7 @@ from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.wav2vec2 import small_feature_extractor
 from hb_ssl.pretraining import run, stream
+from hb_ssl.pretraining.checkpoint import read_checkpoint
 from hb_ssl.pretraining.inputs import LogMelInputs, WaveformInputs
 from hb_ssl.pretraining.run import pretrain
 from hb_ssl.pretraining.stream import StreamSampler, decode_audio
@@ -216,9 +217,9 @@ def test_a_streamed_run_keeps_no_corpus_and_resumes_exactly(
         patch.setattr(run, "make_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain(streamed(shards, tmp_path / "broken", **changes))
-    assert torch.load(tmp_path / "broken/checkpoint.pt", weights_only=True)["step"] == 3
+    assert read_checkpoint(tmp_path / "broken")["step"] == 3
     resumed = pretrain(streamed(shards, tmp_path / "broken", resume=True, **changes))
-    states = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, resumed)]
+    states = [read_checkpoint(folder) for folder in (whole, resumed)]
     assert states[0]["step"] == states[1]["step"] == 6
     for name, value in states[0]["model"].items():
         torch.testing.assert_close(value, states[1]["model"][name], rtol=0, atol=0)
@@ -268,7 +269,7 @@ def test_two_processes_stream_disjoint_shards(shards: Path, tmp_path: Path) -> N
     train = {r["recording_id"] for r in rows_of(sorted(shards.glob("train-*")))}
     assert parts[0] | parts[1] == train
     assert not list((tmp_path / "cache").rglob("*.npy"))
-    state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    state = read_checkpoint(tmp_path / "run")
     assert len(state["readers"]) == 2
     assert read_json(tmp_path / "run/metrics.json")["environment"]["processes"] == 2
 
