@@ -89,7 +89,7 @@ def main() -> None:
         model = AutoModelForAudioClassification.from_config(config)
     else:
         model = AutoModelForAudioClassification.from_pretrained(
-            arguments.backbone, config=config, ignore_mismatched_sizes=True
+            arguments.backbone, config=config, ignore_mismatched_sizes=True, use_safetensors=True
         )
     lora = LoraConfig(
         r=arguments.lora_rank,
