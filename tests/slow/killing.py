@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hb_ssl.files import write_json_atomic
+from hb_ssl.files import read_json, write_json_atomic
 from hb_ssl.runs import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -139,25 +139,26 @@ def interrupted(
 
 
 def write_results(tallies: dict[str, Tally]) -> None:
-    """To the file that HB_SSL_KILL_RESULTS names, if it does."""
+    """To the file that HB_SSL_KILL_RESULTS names, if it does; what other runs counted stays."""
     if not RESULTS:
         return
     path = Path(RESULTS)
+    commands = dict(read_json(path)["commands"]) if path.is_file() else {}
+    for name, tally in tallies.items():
+        made = {"HB_SSL_KILL_ROUNDS": ROUNDS, "HB_SSL_KILL_SEED": SEED, **asdict(tally)}
+        commands[name] = {**made, "unbroken_seconds": round(tally.unbroken_seconds, 2)}
     environment = describe_environment()
-    about = {name: environment[name] for name in ("python", "platform", "cpu_count", "packages")}
     write_json_atomic(
         path,
         {
-            "command": f"HB_SSL_KILL_ROUNDS={ROUNDS} HB_SSL_KILL_SEED={SEED} "
-            f"HB_SSL_KILL_RESULTS=benchmarks/results/{path.name} "
+            "command": f"HB_SSL_KILL_ROUNDS=N HB_SSL_KILL_RESULTS=benchmarks/results/{path.name} "
             "bash scripts/test.sh -m slow tests/slow/test_kill_and_resume.py",
             "meaning": "rounds: ended identical to the unbroken run; cold: began without a cache",
-            "rounds": sum(tally.rounds for tally in tallies.values()),
-            "kills": sum(tally.kills for tally in tallies.values()),
-            "commands": {
-                name: {**asdict(tally), "unbroken_seconds": round(tally.unbroken_seconds, 2)}
-                for name, tally in tallies.items()
+            "rounds": sum(command["rounds"] for command in commands.values()),
+            "kills": sum(command["kills"] for command in commands.values()),
+            "commands": commands,
+            "environment": {
+                name: environment[name] for name in ("python", "platform", "cpu_count", "packages")
             },
-            "environment": about,
         },
     )

@@ -132,7 +132,7 @@ def test_train(
 
 
 def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = ("windows_per_second", "model_gflops", "train_seconds")
+    timed = ("windows_per_second", "model_gflops", "mfu", "train_seconds")
     return [{name: row[name] for name in row if name not in timed} for row in history]
 
 
