@@ -130,6 +130,7 @@ def _results(runs: Path, mode: str) -> dict[str, Any]:
         results[row] = {
             "n": metrics["recording"]["overall"]["n"],
             "intervals": metrics["intervals"],
+            "recalls": _recalls(metrics),
             **{k: v for k, v in metrics.get("run", {}).items() if k != "random_weights"},
         }
         if "run" in metrics:
@@ -143,9 +144,15 @@ def _results(runs: Path, mode: str) -> dict[str, Any]:
             results[name] = {
                 "n": scores["recording"]["overall"]["n"],
                 "intervals": scores["intervals"],
+                "recalls": _recalls(scores),
                 "members": list(members),
             }
     return results
+
+
+def _recalls(metrics: dict[str, Any]) -> dict[str, float]:
+    classes = metrics["recording"]["overall"]["recording_per_class"]
+    return {name: scores["recall"] for name, scores in classes.items()}
 
 
 def _seconds_per_epoch(folder: Path) -> float:
