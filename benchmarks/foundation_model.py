@@ -61,11 +61,16 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "pcg_lora": ("our backbone: LoRA", LORA),
     "pcg_full": ("our backbone: full", FULL),
 }
-# Means of probabilities, decided before the scores of their members in these folds were seen.
-ENSEMBLES: dict[str, tuple[str, ...]] = {
-    "ensemble": ("pcg_probe", "pcg_lora", "extra_trees"),
-    # Members that all weigh the classes alike: benchmarks/results/ablations.md.
-    "balanced_ensemble": ("pcg_probe", "pcg_full", "logistic_regression"),
+# Means of probabilities by task. The first two were decided before the scores of their members in
+# these folds were seen, the last by the inner folds of benchmarks/results/ablations.md.
+ENSEMBLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "ensemble": dict.fromkeys(MODES, ("pcg_probe", "pcg_lora", "extra_trees")),
+    "balanced_ensemble": dict.fromkeys(MODES, ("pcg_probe", "pcg_full", "logistic_regression")),
+    "inner_ensemble": {
+        "merge": ("pcg_full", "logistic_regression"),
+        "set_a": ("pcg_probe", "logistic_regression"),
+        "set_b": ("pcg_full", "pcg_probe"),
+    },
 }
 PAIRS = (("pcg_probe", "random_probe"), ("pcg_probe", "log_mel_probe"), ("pcg_full", "random_full"))
 
@@ -135,7 +140,8 @@ def _results(runs: Path, mode: str) -> dict[str, Any]:
         }
         if "run" in metrics:
             results[row]["seconds_per_epoch"] = _seconds_per_epoch(folder)
-    for name, members in ENSEMBLES.items():
+    for name, of_mode in ENSEMBLES.items():
+        members = of_mode[mode]
         if set(members) <= set(finished):
             rows = mean_probabilities(
                 [read_predictions(finished[r] / "predictions.csv") for r in members]
@@ -223,10 +229,10 @@ def _cost(parameters: int, describe: Callable[[], object]) -> dict[str, float]:
     return {"parameters": parameters, "milliseconds_per_10_s": milliseconds}
 
 
-def _cost_of(row: str, costs: dict[str, dict[str, float]]) -> dict[str, float]:
+def _cost_of(row: str, mode: str, costs: dict[str, dict[str, float]]) -> dict[str, float]:
     """The cost of a row; of an ensemble the sum."""
     if row in ENSEMBLES:
-        members = [_cost_of(member, costs) for member in ENSEMBLES[row]]
+        members = [_cost_of(member, mode, costs) for member in ENSEMBLES[row][mode]]
         return {name: sum(m[name] for m in members) for name in members[0]}
     if row in ("majority", "device_only"):
         return {"parameters": 0, "milliseconds_per_10_s": 0.0}
@@ -253,12 +259,12 @@ def table(content: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, result in rows.items():
-            title = ROWS[name][0] if name in ROWS else f"mean of {', '.join(ENSEMBLES[name])}"
+            title = ROWS[name][0] if name in ROWS else f"mean of {', '.join(result['members'])}"
             cells = [format_interval(result["intervals"]["overall"][m]) for m in TABLE_METRICS]
             without = result["intervals"].get("without_simulator", {}).get("recording_uar")
             trained = result.get("parameters", {}).get("trainable", "")
             seconds = result.get("seconds_per_epoch")
-            cost = _cost_of(name, content["costs"])
+            cost = _cost_of(name, mode, content["costs"])
             lines.append(
                 f"| {title} | {' | '.join(cells)} | "
                 f"{format_interval(without) if without else ''} | {cost.get('parameters', '')} | "
