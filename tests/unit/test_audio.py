@@ -218,7 +218,8 @@ def test_resampling_keeps_the_duration_and_is_linear(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    hz=st.floats(15, 800), rate=st.sampled_from([4000, 8000, 44_100]),
+    # From three quarters of the Nyquist frequency on the filter falls off: 3 % at 750 of 1000 Hz.
+    hz=st.floats(15, 700), rate=st.sampled_from([4000, 8000, 44_100]),
     target=st.sampled_from([2000, 4000, 16_000]), phase=st.floats(0, 6.3),
 )  # fmt: skip
 def test_resampling_keeps_the_power_of_a_heart_sound(
@@ -230,7 +231,7 @@ def test_resampling_keeps_the_power_of_a_heart_sound(
     expected = np.sin(2 * np.pi * hz * np.arange(target) / target + phase)[inner]
     got = resample(waveform, rate, target)[inner]
     assert np.mean(got**2) == pytest.approx(np.mean(expected**2), rel=0.03)
-    np.testing.assert_allclose(got, expected, atol=0.06)
+    np.testing.assert_allclose(got, expected, atol=0.02)
 
 
 @settings(max_examples=100, deadline=None)
