@@ -20,7 +20,6 @@ numbers stand beside published ones, not in their ranking. Writes
 
 import argparse
 import csv
-import hashlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -47,7 +46,7 @@ from hb_ssl.data.task import HeartSoundTask
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.intervals import bootstrap_statistic
 from hb_ssl.evaluation.probes import FrozenBackbone, fit_predict_probe
-from hb_ssl.files import cache_folder, read_json, write_json_atomic, write_text_atomic
+from hb_ssl.files import cache_folder, file_sha256, read_json, write_json_atomic, write_text_atomic
 from hb_ssl.models.pcg import PCG_SAMPLING_RATE
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.runs import describe_environment
@@ -196,7 +195,7 @@ def circor_task(
         name = f"circor/{path.stem}"
         recordings[name] = Recording(
             name, str(path.resolve()), "circor", about["murmur"], False, patient, site, None,
-            info.sampling_rate, info.num_samples, hashlib.sha256(path.read_bytes()).hexdigest(),
+            info.sampling_rate, info.num_samples, file_sha256(path),
         )  # fmt: skip
         items.append(Item(name, about["murmur"], "circor", about["subject"]))
         groups[name] = Group(about["subject"], simulator=False)

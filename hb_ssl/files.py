@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -107,6 +108,12 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:

@@ -1,7 +1,6 @@
 """Run folders: who may write into one, what continues it, and what it ran on."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -18,7 +17,7 @@ import torch
 
 from hb_ssl.config import read_yaml, save_config
 from hb_ssl.errors import UserError
-from hb_ssl.files import read_json, run_lock, write_json_atomic
+from hb_ssl.files import file_sha256, read_json, run_lock, write_json_atomic
 from hb_ssl.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -101,13 +100,8 @@ def seal_checkpoint(folder: str | Path) -> None:
     """Writes the SHA-256 of every file of a checkpoint; done last, so it also says: whole."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    sums = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
     write_json_atomic(folder / SEAL_FILE, sums)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged_file(checkpoint: Path) -> str | None:
@@ -118,7 +112,7 @@ def damaged_file(checkpoint: Path) -> str | None:
         return SEAL_FILE
     for name, expected in sums.items():
         try:
-            found = _sha256(checkpoint / name)
+            found = file_sha256(checkpoint / name)
         except OSError:
             return name
         if found != expected:

@@ -5,7 +5,6 @@ Kaggle's folder (``set_a/``, ``set_b/`` and csv files) and the challenge's own c
 recording ids here.
 """
 
-import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hb_ssl.data.file_names import ParsedName, UnknownName, parse_file_name
 from hb_ssl.data.pascal_tables import check_tables
 from hb_ssl.data.recording import Recording, task_label
 from hb_ssl.errors import UserError
+from hb_ssl.files import file_sha256
 
 __all__ = ["RecordingList", "list_recordings", "parse_file_name"]
 
@@ -124,8 +124,7 @@ def _add_recording(
     recording_id = f"{parsed.set}/{parsed.stem}"
     try:
         info = read_audio_info(path)
-        with path.open("rb") as file:
-            content_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        content_hash = file_sha256(path)
     except UserError as error:
         left_out.append(f"{error}; left out")
         return

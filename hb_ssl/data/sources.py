@@ -18,7 +18,7 @@ from hb_ssl.data.archives import safe_extract_zip, zip_file_names
 from hb_ssl.data.hub_dataset import download_hub_dataset
 from hb_ssl.data.pascal import AUDIO_SUFFIXES
 from hb_ssl.errors import UserError, first_line
-from hb_ssl.files import cache_folder, read_json, write_json_atomic
+from hb_ssl.files import cache_folder, file_sha256, read_json, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def download_challenge(cache_dir: str | Path, base_url: str = CHALLENGE_URL) -> 
         path = next((zips / name for name in names if (zips / name).is_file()), None)
         if path is None:
             path = _download_first(base_url, names, zips)
-        checksum = _sha256(path)
+        checksum = file_sha256(path)
         if checksums.setdefault(path.name, checksum) != checksum:
             raise UserError(
                 f"{path}: its SHA-256 {checksum[:12]}... is not the {checksums[path.name][:12]}... "
@@ -237,8 +237,3 @@ def _fetch(url: str, part: Path) -> str:
         if expected is not None and received != expected:
             raise http.client.HTTPException(f"connection closed at {received} of {expected} bytes")
         return response.headers.get_content_type()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,11 @@
 """Small pieces shared by the integration tests."""
 
+import itertools
 from typing import Any
+
+import pytest
+
+from hb_ssl.pretraining import run
 
 LABELS = ["artifact", "extrahls", "murmur", "normal"]
 
@@ -13,3 +18,16 @@ def preprocessing(**changes: Any) -> dict[str, Any]:
         "random_weights": False, "adaptation": "full", "trained_on": "nothing", "synthetic": True,
         **changes,
     }  # fmt: skip
+
+
+def interrupt_pretraining(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C in place of batch ``number``, counted from 0 with those of validation."""
+    calls = itertools.count()
+    original = run.make_batch
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    patch.setattr(run, "make_batch", interrupted)

@@ -31,6 +31,7 @@ from hb_ssl.pretraining.objectives import (
 from hb_ssl.pretraining.run import flops_per_pair, learning_rate_at, pretrain
 from hb_ssl.pretraining.simulated import EVENTS, frame_events, load_simulated
 from hb_ssl.pretraining.windows import Batch, murmur_labels
+from tests.integration.helpers import interrupt_pretraining
 
 RATE = 2000
 OBJECTIVES = ("agreement", "distillation", "agreement_distillation", "masked_contrast")
@@ -314,15 +315,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
 ) -> None:
     objective = {"objective": "agreement_distillation"}
     whole = pretrain(tiny(recordings, tmp_path / "whole", **objective))
-    calls = itertools.count()
-    original = run.make_batch
-
-    def interrupted(*arguments):
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(run, "make_batch", interrupted)
+    interrupt_pretraining(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tiny(recordings, tmp_path / "broken", **objective))
     resumed = pretrain(tiny(recordings, tmp_path / "broken", resume=True, **objective))

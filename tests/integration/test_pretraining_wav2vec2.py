@@ -1,6 +1,5 @@
 """The wav2vec 2.0 objective: from scratch at 2 kHz, and continued from a 16 kHz checkpoint."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.classifier import build_classifier
 from hb_ssl.models.wav2vec2 import small_feature_extractor, small_wav2vec2_config
-from hb_ssl.pretraining import run
 from hb_ssl.pretraining.checkpoint import read_checkpoint
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.pretraining.inputs import WaveformInputs
@@ -31,6 +29,7 @@ from hb_ssl.pretraining.run import pretrain
 from hb_ssl.pretraining.wav2vec2 import Wav2Vec2Pretraining
 from hb_ssl.pretraining.windows import Batch
 from tests.integration.conftest import CONVOLUTIONS, SIZES
+from tests.integration.helpers import interrupt_pretraining
 from tests.integration.test_pretraining import RATE, recordings, write_patients
 
 __all__ = ["recordings"]  # the fixture
@@ -184,15 +183,7 @@ def test_a_resumed_run_equals_an_unbroken_one(
     # The checkpoint has dropout, so random numbers outside the batch count too.
     changes = {"backbone": str(checkpoint)}
     whole = pretrain(settings(recordings, tmp_path / "whole", **changes))
-    calls = itertools.count()
-    original = run.make_batch
-
-    def interrupted(*arguments):
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(run, "make_batch", interrupted)
+    interrupt_pretraining(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         pretrain(settings(recordings, tmp_path / "broken", **changes))
     resumed = pretrain(settings(recordings, tmp_path / "broken", resume=True, **changes))

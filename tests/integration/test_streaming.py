@@ -21,11 +21,12 @@ from hb_ssl.data.shards import ROW_GROUP_BYTES, open_shards, write_shards
 from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.wav2vec2 import small_feature_extractor
-from hb_ssl.pretraining import run, stream
+from hb_ssl.pretraining import stream
 from hb_ssl.pretraining.checkpoint import read_checkpoint
 from hb_ssl.pretraining.inputs import LogMelInputs, WaveformInputs
 from hb_ssl.pretraining.run import pretrain
 from hb_ssl.pretraining.stream import StreamSampler, decode_audio
+from tests.integration.helpers import interrupt_pretraining
 from tests.integration.test_pretraining import RATE, tiny, write_patients
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -205,16 +206,9 @@ def test_a_streamed_run_keeps_no_corpus_and_resumes_exactly(
         changes["murmur_weight"] = 1.0
     whole = pretrain(streamed(shards, tmp_path / "whole", **changes))
     assert not list((tmp_path / "cache").rglob("*"))
-    calls = itertools.count()
-    original = run.make_batch
-
-    def interrupted(*arguments):
-        if next(calls) == 9:  # four batches of the first validation are among them
-            raise KeyboardInterrupt
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(run, "make_batch", interrupted)
+        # four batches of the first validation are among the nine
+        interrupt_pretraining(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             pretrain(streamed(shards, tmp_path / "broken", **changes))
     assert read_checkpoint(tmp_path / "broken")["step"] == 3
