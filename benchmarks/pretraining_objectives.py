@@ -1,12 +1,13 @@
-"""Pre-training objectives side by side, each for the same number of steps.
+"""Pre-training objectives side by side, each for the same number of steps; and amounts of data.
 
     python benchmarks/pretraining_objectives.py --corpora CIRCOR_DIR PHYSIONET_DIR [--steps 200]
     ... --only NAME [NAME ...]     runs these rows and keeps the others of the same number of steps
 
 Scored by a ridge probe for murmurs on CirCor patients that no run trains on; no PASCAL recording is
 looked at. A short race: it says which objective gets somewhere soon. wav2vec2 hears 16 windows a
-step, the others 256, which takes about as many minutes on one core. Runs are resumed;
-writes ``benchmarks/results/pretraining_objectives.{json,md}``.
+step, the others 256, which takes about as many minutes on one core. The amounts of data take
+``AMOUNT_STEPS`` steps of the recipe each. Runs are resumed; writes
+``benchmarks/results/pretraining_objectives.{json,md}``.
 """
 
 import argparse
@@ -23,6 +24,9 @@ from hb_ssl.pretraining.run import pretrain
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
+AMOUNT_STEPS = 400
+AMOUNTS = {"all recordings": "1", "a quarter": "0.25", "a sixteenth": "0.0625"}
+DATA = "data: "  # rows of the second table
 SELF_SUPERVISED = ["--simulated_weight", "0", "--murmur_weight", "0"]
 VARIANTS: dict[str, list[str]] = {
     "masked contrast (wav2vec2)": ["--objective", "masked_contrast", *SELF_SUPERVISED],
@@ -35,6 +39,13 @@ VARIANTS: dict[str, list[str]] = {
         "--objective", "wav2vec2", *SELF_SUPERVISED, "--batch_pairs", "8",
         "--learning_rate", "5e-4",
     ],
+    **{
+        f"{DATA}{name}": [
+            "--data_fraction", fraction, "--steps", str(AMOUNT_STEPS),
+            "--eval_steps", str(AMOUNT_STEPS),
+        ]
+        for name, fraction in AMOUNTS.items()
+    },
 }  # fmt: skip
 
 
@@ -62,12 +73,13 @@ def main() -> None:
         steps = ["--steps", str(arguments.steps), "--eval_steps", str(arguments.steps)]
         where = ["--corpora", *arguments.corpora, "--output_dir", str(folder)]
         resume = ["--resume", "True"] if folder.is_dir() else []
-        (config,) = parse_config([PretrainConfig], [*recipe, *flags, *steps, *where, *resume])
+        (config,) = parse_config([PretrainConfig], [*recipe, *steps, *flags, *where, *resume])
         run = read_json(pretrain(config) / "metrics.json")
         environment = run["environment"] | {
             "command": [Path(__file__).name, "--corpora", "DIR", "DIR"]
         }
         row = _probe(run["final"]) | {"minutes": run["train_minutes"]}
+        row["recordings"] = run["recordings"]["train"]
         random = "random weights" + (" of wav2vec2" if config.objective == "wav2vec2" else "")
         content["results"][random] = _probe(run["start"]) | {"minutes": 0.0}
         content["results"][name] = row
@@ -85,28 +97,41 @@ def _probe(row: dict[str, Any]) -> dict[str, float]:
 
 
 def table(content: dict[str, Any]) -> str:
-    """Markdown: one row an objective."""
+    """Markdown: one row an objective, then one row an amount of data."""
+    amounts = {n.removeprefix(DATA): r for n, r in content["results"].items() if n.startswith(DATA)}
+    objectives = {n: r for n, r in content["results"].items() if not n.startswith(DATA)}
     lines = [
         f"# Pre-training objectives after {content['steps']} steps",
         "",
         "recording_uar, murmur present or absent, ridge probe in grouped folds of CirCor patients "
         "held out of pre-training; one seed. Made by `benchmarks/pretraining_objectives.py`.",
         "",
-        "| objective | class tokens | best layer (optimistic) | all layers | minutes, one core |",
-        "|---|---|---|---|---|",
+        *_rows("objective", objectives),
     ]
-    busy = False
-    for name, r in content["results"].items():
-        machine = r.get("environment", {})
-        mark = "*" if machine.get("load_average", 0) > machine.get("cpu_count", 1) else ""
-        busy = busy or bool(mark)
-        lines.append(
-            f"| {name} | {r['last']:.3f} | {r['best_layer']:.3f} | {r['all']:.3f} | "
-            f"{r['minutes']:.1f}{mark} |"
-        )
-    if busy:
+    if amounts:
+        lines += ["", f"## The recipe after {AMOUNT_STEPS} steps, by amount of data", ""]
+        named = {f"{name} ({r['recordings']})": r for name, r in amounts.items()}
+        lines += _rows("real recordings", named)
+    if any(_was_busy(r) for r in content["results"].values()):
         lines += ["", "\\* on a machine that was busy with other programs, so not to be compared."]
     return "\n".join([*lines, ""])
+
+
+def _rows(of: str, results: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"| {of} | class tokens | best layer (optimistic) | all layers | minutes, one core |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {r['last']:.3f} | {r['best_layer']:.3f} | {r['all']:.3f} | "
+            f"{r['minutes']:.1f}{'*' if _was_busy(r) else ''} |"
+            for name, r in results.items()
+        ),
+    ]
+
+
+def _was_busy(row: dict[str, Any]) -> bool:
+    machine = row.get("environment", {})
+    return round(machine.get("load_average", 0)) > machine.get("cpu_count", 1)
 
 
 if __name__ == "__main__":

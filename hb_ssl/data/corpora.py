@@ -292,8 +292,26 @@ def is_held_out(subject: str | None, fraction: float) -> bool:
     """
     if subject is None:
         return False
-    digest = hashlib.sha256(subject.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    return _hash_share(subject) < fraction
+
+
+def _hash_share(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def take_share(corpus: "Corpus", indices: list[int], fraction: float) -> list[int]:
+    """Those of ``indices`` in a share of the subjects; a larger share contains a smaller one.
+
+    A recording of an unknown subject counts as its own. Whether a subject is held out
+    (``is_held_out``) makes no difference.
+    """
+
+    def name(index: int) -> str:
+        recording = corpus.recordings[index]
+        return f"share/{recording.subject or recording.recording_id}"
+
+    return [index for index in indices if _hash_share(name(index)) < fraction]
 
 
 def split_corpus(corpus: Corpus, held_out_fraction: float) -> tuple[list[int], list[int]]:

@@ -28,6 +28,9 @@ class PretrainConfig:
         "share of known subjects (CirCor patients) that pre-training never sees; of shards their "
         "split `validation`, whatever this says",
     )
+    data_fraction: float = option(
+        1.0, "share of the training subjects to use, to see what the amount of data does"
+    )
     backbone: str | None = option(
         None,
         "wav2vec2 checkpoint (Hub id or folder) to go on from, with its architecture, feature "
@@ -110,6 +113,10 @@ class PretrainConfig:
         for name in ("keep_fraction", "mask_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: expected between 0 and 1")
+        if not 0 < self.data_fraction <= 1:
+            raise UserError(
+                f"data_fraction {self.data_fraction}: expected above 0 and at most 1 (all)"
+            )
         if self.batch_pairs < 2:
             raise UserError(f"batch_pairs {self.batch_pairs}: expected at least 2")
 

@@ -65,7 +65,7 @@ class Pairs(NamedTuple):
 
 
 class Windowed(Protocol):
-    """Recordings that windows are cut from: ``LogMelFrames`` or ``Waveforms``."""
+    """Recordings that windows are cut from: ``LogMelFrames`` or ``WaveformSamples``."""
 
     @property
     def counts(self) -> np.ndarray:

@@ -25,7 +25,7 @@ from hb_ssl.pretraining.features import load_features
 
 
 @dataclass(frozen=True)
-class Waveforms:
+class WaveformSamples:
     """Samples of several recordings, cut like ``LogMelFrames``.
 
     Attributes:
@@ -125,16 +125,16 @@ class WaveformInputs:
         self.sampling_rate = int(extractor.sampling_rate)
         self.length = round(window_seconds * self.sampling_rate)
 
-    def of_corpus(self, corpus: Corpus, cache_dir: Path) -> Waveforms:
+    def of_corpus(self, corpus: Corpus, cache_dir: Path) -> WaveformSamples:
         """The samples of a corpus, as they are mapped already."""
         starts = np.array([r.start for r in corpus.recordings], dtype=np.int64)
         counts = np.array([r.num_samples for r in corpus.recordings], dtype=np.int64)
-        return Waveforms(corpus.samples, starts, counts)
+        return WaveformSamples(corpus.samples, starts, counts)
 
-    def of_recordings(self, recordings: Sequence[np.ndarray]) -> Waveforms:
+    def of_recordings(self, recordings: Sequence[np.ndarray]) -> WaveformSamples:
         """Recordings ``[T]`` (int16) in memory."""
         counts = np.array([len(r) for r in recordings], dtype=np.int64)
-        return Waveforms(np.concatenate(recordings), np.cumsum(counts) - counts, counts)
+        return WaveformSamples(np.concatenate(recordings), np.cumsum(counts) - counts, counts)
 
     def normalise(self, windows: torch.Tensor) -> torch.Tensor:
         """Zero mean and unit variance of each window, if the extractor does so."""

@@ -17,6 +17,7 @@ from hb_ssl.data.corpora import (
     circor_murmurs,
     load_corpus,
     split_corpus,
+    take_share,
 )
 from hb_ssl.data.shards import is_shard_source, open_shards
 from hb_ssl.errors import UserError
@@ -82,7 +83,8 @@ def load_data(config: PretrainConfig) -> PretrainData:
     Shards are opened only; their split ``validation`` is read into memory.
 
     Raises:
-        UserError: see ``load_corpus``, ``open_shards`` and ``load_wav2vec2_extractor``.
+        UserError: ``data_fraction`` leaves no recording, or is not 1 of shards; see
+            ``load_corpus``, ``open_shards`` and ``load_wav2vec2_extractor``.
     """
     inputs = _inputs(config)
     if any(map(is_shard_source, config.corpora)):
@@ -91,6 +93,12 @@ def load_data(config: PretrainConfig) -> PretrainData:
         cache = cache_folder() / "corpora"
         corpus = load_corpus(config.corpora, inputs.sampling_rate, cache)
         train, held_out = split_corpus(corpus, config.held_out_fraction)
+        train = take_share(corpus, train, config.data_fraction)
+        if not train:
+            raise UserError(
+                f"data_fraction {config.data_fraction}: leaves no recording to train on; expected "
+                "a larger share"
+            )
         logger.info(
             "%d recordings, %.1f h; %d for training, %d held out by subject",
             len(corpus.recordings), corpus.hours, len(train), len(held_out),
@@ -118,6 +126,11 @@ def _inputs(config: PretrainConfig) -> Inputs:
 
 
 def _stream(config: PretrainConfig, inputs: Inputs) -> PretrainData:
+    if config.data_fraction != 1:
+        raise UserError(
+            f"data_fraction {config.data_fraction}: shards are streamed whole; expected 1, or name "
+            "fewer shards"
+        )
     splits = open_shards(config.corpora)
     held_out = read_held_out(splits["validation"], inputs) if "validation" in splits else []
     logger.info(

@@ -421,6 +421,7 @@ def test_learning_rate_and_cost(recordings: Path, tmp_path: Path) -> None:
         ({"keep_fraction": 1.0}, "keep_fraction"),
         ({"batch_pairs": 1}, "at least 2"),
         ({"steps": 0}, "above 0"),
+        ({"data_fraction": 1.5}, "at most 1"),
     ],
 )
 def test_bad_settings(recordings: Path, tmp_path: Path, changes: dict, message: str) -> None:

@@ -300,6 +300,8 @@ def test_bad_sources_and_settings(shards: Path, folder: Path, tmp_path: Path) ->
         sampler(shards, threads=200)
     with pytest.raises(UserError, match="at least batch_pairs"):
         sampler(shards, pool_recordings=3)
+    with pytest.raises(UserError, match="shards are streamed whole"):
+        pretrain(streamed(shards, tmp_path / "run", data_fraction=0.5))
     with pytest.raises(UserError, match="expected the same number"):
         sampler(shards, threads=1, state=[stream.START] * 2)
     with pytest.raises(UserError, match="shard_mb 0"):

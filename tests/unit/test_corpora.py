@@ -8,7 +8,15 @@ import pytest
 import soundfile as sf
 
 from hb_ssl.data import corpora
-from hb_ssl.data.corpora import circor_subjects, is_held_out, load_corpus, split_corpus
+from hb_ssl.data.corpora import (
+    Corpus,
+    CorpusRecording,
+    circor_subjects,
+    is_held_out,
+    load_corpus,
+    split_corpus,
+    take_share,
+)
 from hb_ssl.errors import UserError
 
 RATE = 2000
@@ -130,6 +138,25 @@ def test_the_split_never_parts_a_subject(circor: Path, tmp_path: Path, fraction:
     assert not sides[0] & sides[1]
     if fraction == 0:
         assert not held_out
+
+
+def test_a_share_takes_whole_subjects_and_lies_within_a_larger_one() -> None:
+    recordings = tuple(
+        CorpusRecording(f"circor/{number}_{site}", f"circor/{number}", 0, RATE)
+        for number in range(400)
+        for site in ("AV", "MV")
+    )
+    corpus = Corpus(np.zeros(0, dtype=np.int16), recordings, RATE, "")
+    everything = list(range(len(recordings)))
+    quarter, half = (take_share(corpus, everything, fraction) for fraction in (0.25, 0.5))
+    assert take_share(corpus, everything, 1.0) == everything
+    assert set(quarter) < set(half)
+    assert 0.2 < len(quarter) / len(recordings) < 0.3
+    subjects = [recordings[i].subject for i in quarter]
+    assert all(subjects.count(subject) == 2 for subject in subjects)
+    # Independent of the choice of held-out subjects: it holds out as many inside as outside.
+    train, _ = split_corpus(corpus, 0.25)
+    assert 0.17 < len(take_share(corpus, train, 0.25)) / len(train) < 0.33
 
 
 def test_held_out_share_and_stability() -> None:
