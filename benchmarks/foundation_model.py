@@ -242,7 +242,7 @@ def _cost_of(row: str, mode: str, costs: dict[str, dict[str, float]]) -> dict[st
     """The cost of a row; of an ensemble the sum."""
     if row in ENSEMBLES:
         members = [_cost_of(member, mode, costs) for member in ENSEMBLES[row][mode]]
-        return {name: sum(m[name] for m in members) for name in members[0]}
+        return {name: round(sum(m[name] for m in members), 1) for name in members[0]}
     if row in ("majority", "device_only"):
         return {"parameters": 0, "milliseconds_per_10_s": 0.0}
     if row in FEATURE_BASELINES:
