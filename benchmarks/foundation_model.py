@@ -4,9 +4,9 @@
 
 Grouped 5-fold x 3 repeats of the PASCAL recordings, recording level, 95 % intervals from a
 bootstrap over subjects, for every row and each of the tasks merge, set_a and set_b. Every row is a
-run folder below ``--runs`` that is resumed, so rows can be made one at a time or side by side. The
-table ``benchmarks/results/foundation_model.{json,md}`` is written from those that are complete; a
-row that has no run folder keeps what the table said of it before.
+run folder below ``--runs`` that is resumed, so rows can be made one at a time or side by side.
+``benchmarks/results/foundation_model.{json,md}`` and the short table in README are written from
+those that are complete; a row that has no run folder keeps what the table said of it before.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from hb_ssl.scoring import TABLE_METRICS, format_interval, score_with_intervals
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
+README = REPOSITORY / "README.md"
 MODES = ("merge", "set_a", "set_b")
 PCG_WINDOWS = ["--window_seconds", "5.0", "--hop_seconds", "2.5"]
 FULL = ["--config", str(REPOSITORY / "configs" / "pcg_full.yaml")]
@@ -70,17 +71,31 @@ ROWS: dict[str, tuple[str, list[str]]] = {
 SEEDS = ("pcg_full", "pcg_full_100", "pcg_full_200")
 # Means of probabilities by task. "inner_ensemble" was chosen on the inner folds of
 # benchmarks/results/ablations.md, the others before the scores of their members were seen.
-ENSEMBLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "ensemble": dict.fromkeys(MODES, ("pcg_probe", "pcg_lora", "extra_trees")),
-    "balanced_ensemble": dict.fromkeys(MODES, ("pcg_probe", "pcg_full", "logistic_regression")),
-    "inner_ensemble": {
-        "merge": ("pcg_full", "logistic_regression"),
-        "set_a": ("pcg_probe", "logistic_regression"),
-        "set_b": ("pcg_full", "pcg_probe"),
-    },
-    "seeds": dict.fromkeys(MODES, SEEDS),
-    "seeds_and_balanced": dict.fromkeys(MODES, (*SEEDS, "pcg_probe", "logistic_regression")),
+ENSEMBLES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "ensemble": (
+        "mean of probe, LoRA and extra trees",
+        dict.fromkeys(MODES, ("pcg_probe", "pcg_lora", "extra_trees")),
+    ),
+    "balanced_ensemble": (
+        "mean of probe, full, and features with LR",
+        dict.fromkeys(MODES, ("pcg_probe", "pcg_full", "logistic_regression")),
+    ),
+    "inner_ensemble": (
+        "mean of the two that inner folds chose",
+        {
+            "merge": ("pcg_full", "logistic_regression"),
+            "set_a": ("pcg_probe", "logistic_regression"),
+            "set_b": ("pcg_full", "pcg_probe"),
+        },
+    ),
+    "seeds": ("mean of full, three seeds", dict.fromkeys(MODES, SEEDS)),
+    "seeds_and_balanced": (
+        "mean of full, three seeds, probe, and features with LR",
+        dict.fromkeys(MODES, (*SEEDS, "pcg_probe", "logistic_regression")),
+    ),
 }
+TITLES = {name: title for name, (title, _) in (ROWS | ENSEMBLES).items()}
+MARKS = ("<!-- made by benchmarks/foundation_model.py -->", "<!-- end -->")  # in README
 PAIRS = (("pcg_probe", "random_probe"), ("pcg_probe", "log_mel_probe"), ("pcg_full", "random_full"))
 
 
@@ -119,6 +134,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     write_json_atomic(path, content)
     write_text_atomic(RESULTS / "foundation_model.md", table(content))
+    text = README.read_text(encoding="utf-8")
+    write_text_atomic(README, with_short_table(text, results))
     print(table(content))
 
 
@@ -149,7 +166,7 @@ def _results(runs: Path, mode: str) -> dict[str, Any]:
         }
         if "run" in metrics:
             results[row]["seconds_per_epoch"] = _seconds_per_epoch(folder)
-    for name, of_mode in ENSEMBLES.items():
+    for name, (_, of_mode) in ENSEMBLES.items():
         members = of_mode[mode]
         if set(members) <= set(finished):
             rows = mean_probabilities(
@@ -241,7 +258,7 @@ def _cost(parameters: int, describe: Callable[[], object]) -> dict[str, float]:
 def _cost_of(row: str, mode: str, costs: dict[str, dict[str, float]]) -> dict[str, float]:
     """The cost of a row; of an ensemble the sum."""
     if row in ENSEMBLES:
-        members = [_cost_of(member, mode, costs) for member in ENSEMBLES[row][mode]]
+        members = [_cost_of(member, mode, costs) for member in ENSEMBLES[row][1][mode]]
         return {name: round(sum(m[name] for m in members), 1) for name in members[0]}
     if row in ("majority", "device_only"):
         return {"parameters": 0, "milliseconds_per_10_s": 0.0}
@@ -268,14 +285,13 @@ def table(content: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, result in rows.items():
-            title = ROWS[name][0] if name in ROWS else f"mean of {', '.join(result['members'])}"
             cells = [format_interval(result["intervals"]["overall"][m]) for m in TABLE_METRICS]
             without = result["intervals"].get("without_simulator", {}).get("recording_uar")
             trained = result.get("parameters", {}).get("trainable", "")
             seconds = result.get("seconds_per_epoch")
             cost = _cost_of(name, mode, content["costs"])
             lines.append(
-                f"| {title} | {' | '.join(cells)} | "
+                f"| {TITLES[name]} | {' | '.join(cells)} | "
                 f"{format_interval(without) if without else ''} | {cost.get('parameters', '')} | "
                 f"{trained} | {'' if seconds is None else round(seconds, 1)} | "
                 f"{cost.get('milliseconds_per_10_s', '')} |"
@@ -292,6 +308,32 @@ def table(content: dict[str, Any]) -> str:
         "recording at the method's own rate, without decoding.",
     ]
     return "\n".join([*lines, ""])
+
+
+def short_table(results: dict[str, Any]) -> str:
+    """Markdown for README: the scores that the targets name."""
+    columns = [
+        (f"{task} {title}", mode, metric)
+        for task, mode in (("four-way", "merge"), ("set A", "set_a"), ("set B", "set_b"))
+        for title, metric in (("UAR", "recording_uar"), ("macro-F1", "recording_macro_f1"))
+    ]
+    lines = [f"| | {' | '.join(title for title, _, _ in columns)} |", "|---" * 7 + "|"]
+    for name in results["merge"]:
+        cells = [
+            format_interval(results[mode][name]["intervals"]["overall"][metric])
+            if name in results[mode]
+            else ""
+            for _, mode, metric in columns
+        ]
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_short_table(text: str, results: dict[str, Any]) -> str:
+    """README with its table of scores made anew."""
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return f"{before}{MARKS[0]}\n\n{short_table(results)}\n\n{MARKS[1]}{after}"
 
 
 if __name__ == "__main__":
