@@ -24,7 +24,7 @@ from hb_ssl.pretraining.run import pretrain
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-AMOUNT_STEPS = 400
+AMOUNT_STEPS = 250
 AMOUNTS = {"all recordings": "1", "a quarter": "0.25", "a sixteenth": "0.0625"}
 DATA = "data: "  # rows of the second table
 SELF_SUPERVISED = ["--simulated_weight", "0", "--murmur_weight", "0"]
