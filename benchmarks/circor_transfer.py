@@ -42,6 +42,7 @@ from hb_ssl.audio import read_audio_info
 from hb_ssl.cli import run_command
 from hb_ssl.config import DataConfig, ModelConfig, TrainConfig, parse_config
 from hb_ssl.data.corpora import (
+    CIRCOR_SUBJECTS,
     CIRCOR_TABLE,
     circor_subjects,
     is_held_out,
@@ -126,7 +127,7 @@ def read_patients(folder: Path) -> dict[str, dict[str, Any]]:
     recorded = {path.stem.split("_")[0] for path in list_audio_files(folder)}
     patients = {}
     for patient in sorted(recorded & set(rows)):
-        subject = f"{folder.resolve().name}/{subjects[patient]}"  # as load_corpus names it
+        subject = f"{CIRCOR_SUBJECTS}/{subjects[patient]}"  # as load_corpus names it
         patients[patient] = {
             "murmur": rows[patient]["Murmur"],
             "heard_at": rows[patient]["Murmur locations"].split("+"),

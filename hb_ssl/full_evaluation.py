@@ -103,10 +103,11 @@ def evaluation_summary(run_folder: str | Path) -> dict[str, Any]:
     """The few numbers of the full evaluation that a model card shows.
 
     Returns:
-        ``ece_before``, ``ece_after``, ``uar``, ``uar_at_coverage``, ``coverage``,
-        ``device_sentence``, ``device_probe``, ``gate_auroc``, ``gate_false_accept``,
-        ``gate_true_accept`` and ``robustness`` (lowest UAR by damage); a number that was not
-        computed is absent, and the dict is empty where ``hb-ssl evaluate RUN --full`` never ran.
+        ``ece_before``, ``ece_after``, ``uar``, ``answered``, ``wrong_of_answered``,
+        ``uar_answered``, ``device_sentence``, ``device_probe``, ``gate_auroc``,
+        ``gate_false_accept``, ``gate_true_accept`` and ``robustness`` (lowest UAR by damage); a
+        number that was not computed is absent, and the dict is empty where ``hb-ssl evaluate RUN
+        --full`` never ran.
     """
     path = Path(run_folder) / FULL_FILE
     if not path.is_file():
@@ -118,9 +119,11 @@ def evaluation_summary(run_folder: str | Path) -> dict[str, Any]:
         found["ece_after"] = full["calibration"]["after"]["ece"]["value"]
     if "selective" in full:
         selective = full["selective"]
-        found["coverage"] = selective["coverage"]
+        stated = selective["stated_risk"]  # what the model does with its threshold
+        found["answered"] = stated["coverage"]["value"]
+        found["wrong_of_answered"] = stated["risk"]["value"]
+        found["uar_answered"] = stated["uar"]["value"]
         found["uar"] = selective["uar_all"]["value"]
-        found["uar_at_coverage"] = selective["uar_at_coverage"]["value"]
     if "device" in full:
         found["device_sentence"] = full["device"].get("share", {}).get("sentence")
         probes = full["device"].get("probe", {})

@@ -189,9 +189,11 @@ The merged model also loads without hb-ssl. It then takes one window of {about["
 s and knows nothing of windows, band limit or calibration:
 
 ```python
+import soundfile
 from transformers import pipeline
 
-pipeline("audio-classification", model="{place}")("window.wav")
+samples, rate = soundfile.read("window.wav", dtype="float32")  # one channel
+pipeline("audio-classification", model="{place}")({{"raw": samples, "sampling_rate": rate}})
 ```"""
     elif has_model:
         text += """
@@ -258,11 +260,12 @@ def _trust(evaluation: dict[str, Any]) -> str:
             f"Calibration error (ECE): {evaluation['ece_before']:.3f} before and "
             f"{evaluation['ece_after']:.3f} after calibration, cross-fitted over people."
         )
-    if "coverage" in evaluation:
+    if evaluation.get("wrong_of_answered") is not None:
         lines.append(
-            f"When it may abstain it answers {evaluation['coverage']:.0%} of the recordings; "
-            f"UAR {_number(evaluation['uar_at_coverage'])} on these, "
-            f"{_number(evaluation['uar'])} on all."
+            f"It answers {evaluation['answered']:.0%} of the recordings and calls the others "
+            f"`inconclusive`; {evaluation['wrong_of_answered']:.0%} of the answers are wrong. UAR "
+            f"{_number(evaluation['uar_answered'])} on those answered, "
+            f"{_number(evaluation['uar'])} on all, cross-fitted over people."
         )
     if "gate_auroc" in evaluation:
         lines.append(

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"})
 CIRCOR_TABLE = "training_data.csv"  # beside the recordings or one folder above them
-_CACHE_VERSION = 1
+CIRCOR_SUBJECTS = "circor2022"  # names its subjects, whatever the folder is called
+_CACHE_VERSION = 2
 INT16_SCALE = 32768.0  # as libsndfile: 16-bit PCM survives exactly
 
 
@@ -31,7 +32,8 @@ class CorpusRecording:
 
     Attributes:
         recording_id: ``<name of the corpus folder>/<path below it without suffix>``.
-        subject: ``<name of the corpus folder>/<subject>``; ``None`` where nobody knows.
+        subject: ``circor2022/<subject>`` whatever the folder is called, so that the same people are
+            held out on every machine; ``None`` where nobody knows.
         start: first sample in the corpus array.
         num_samples: length in samples at the corpus rate.
     """
@@ -215,7 +217,7 @@ def list_corpus_files(folders: Sequence[str | Path]) -> list[CorpusFile]:
         raise UserError(f"{names}: two corpus folders share their last name; rename one")
     files = []
     for root in roots:
-        table = _find_table(root)
+        table = circor_table(root)
         subjects = circor_subjects(table) if table else {}
         for path in list_audio_files(root):
             subject = subjects.get(path.stem.split("_")[0])
@@ -223,7 +225,7 @@ def list_corpus_files(folders: Sequence[str | Path]) -> list[CorpusFile]:
                 CorpusFile(
                     path=path,
                     recording_id=f"{root.name}/{path.relative_to(root).with_suffix('').as_posix()}",
-                    subject=f"{root.name}/{subject}" if subject else None,
+                    subject=f"{CIRCOR_SUBJECTS}/{subject}" if subject else None,
                     table=table,
                 )
             )
@@ -245,7 +247,8 @@ def _cache_key(files: list[CorpusFile], sampling_rate: int) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:20]
 
 
-def _find_table(root: Path) -> Path | None:
+def circor_table(root: Path) -> Path | None:
+    """CirCor's table of a corpus folder: in it, or one folder above it."""
     candidates = (root / CIRCOR_TABLE, root.parent / CIRCOR_TABLE)
     return next((table for table in candidates if table.is_file()), None)
 

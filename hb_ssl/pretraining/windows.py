@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from hb_ssl.data.corpora import (
-    CIRCOR_TABLE,
     Corpus,
     CorpusRecording,
     circor_murmurs,
+    circor_table,
     load_corpus,
     split_corpus,
     take_share,
@@ -83,8 +83,9 @@ def load_data(config: PretrainConfig) -> PretrainData:
     Shards are opened only; their split ``validation`` is read into memory.
 
     Raises:
-        UserError: ``data_fraction`` leaves no recording, or is not 1 of shards; see
-            ``load_corpus``, ``open_shards`` and ``load_wav2vec2_extractor``.
+        UserError: ``data_fraction`` leaves no recording, or is not 1 of shards; a murmur loss
+            without murmur labels; see ``load_corpus``, ``open_shards`` and
+            ``load_wav2vec2_extractor``.
     """
     inputs = _inputs(config)
     if any(map(is_shard_source, config.corpora)):
@@ -105,6 +106,12 @@ def load_data(config: PretrainConfig) -> PretrainData:
         )  # fmt: skip
         features = inputs.of_corpus(corpus, cache)
         murmurs = murmur_labels(corpus, config.corpora)
+        if config.murmur_weight and not (murmurs[train] >= 0).any():
+            raise UserError(
+                f"murmur_weight {config.murmur_weight:g}: no training recording has a murmur "
+                "label; expected CirCor's recordings with training_data.csv among the corpora, or "
+                "--murmur_weight 0"
+            )
         data = PretrainData(inputs, corpus, features, train, held_out, murmurs)
     if config.simulated_weight:
         simulated = load_simulated(
@@ -252,8 +259,8 @@ def murmur_labels(corpus: Corpus, folders: list[str]) -> np.ndarray:
     """Murmur of every recording ``[R]``: 1 heard, 0 not, -1 unknown or no CirCor recording."""
     labels = np.full(len(corpus.recordings), -1)
     for folder in folders:
-        table = Path(folder) / CIRCOR_TABLE
-        if table.is_file():
+        table = circor_table(Path(folder).resolve())
+        if table is not None:
             for index, murmur in circor_murmurs(corpus, table):
                 labels[index] = murmur == "Present"
     return labels

@@ -441,6 +441,7 @@ PRETRAIN = "--steps 1 --batch_pairs 2 --window_seconds 1 --mixed_precision no --
         ("--corpora dangling", "no file could be decoded"),
         ("--corpora few few", "share their last name"),
         ("--corpora few --steps 0", "steps"),
+        ("--corpora few --murmur_weight 1", "no training recording has a murmur label"),
         ("--corpora few --data_fraction 0", "above 0 and at most 1"),
         ("--corpora few --data_fraction nan", "above 0 and at most 1"),
         ("--corpora few --data_fraction 1e-9", "leaves no recording to train on"),

@@ -271,7 +271,10 @@ def test_card_shows_the_full_evaluation(run: Path, tmp_path: Path) -> None:
     full = {
         "calibration": {"before": {"ece": {"value": 0.123}}, "after": {"ece": {"value": 0.045}}},
         "selective": {
-            "coverage": 0.81, "uar_all": {"value": 0.7}, "uar_at_coverage": {"value": 0.777},
+            "uar_all": {"value": 0.7},
+            "stated_risk": {
+                "risk": {"value": 0.19}, "coverage": {"value": 0.81}, "uar": {"value": 0.777},
+            },
         },
         "device": {"share": {"sentence": "The device alone explains half."}},
     }  # fmt: skip
@@ -279,7 +282,8 @@ def test_card_shows_the_full_evaluation(run: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "run", tmp_path / "bundle", "tiny/x")
     card = (bundle / "README.md").read_text()
     assert "0.123 before and 0.045 after calibration" in card
-    assert "answers 81% of the recordings; UAR 0.777 on these, 0.700 on all" in card
+    assert "answers 81% of the recordings" in card and "19% of the answers are wrong" in card
+    assert "UAR 0.777 on those answered, 0.700 on all" in card
     assert "The device alone explains half." in card
     assert "below 0.62 the decision is `inconclusive`" in card
     assert "not calibrated" not in card

@@ -69,7 +69,7 @@ def test_shards_hold_every_recording_once_with_its_bytes(folder: Path, shards: P
     for row in everything:
         patient = row["recording_id"].split("/")[1].split("_")[0]
         assert row["audio"]["bytes"] == (folder / row["audio"]["path"]).read_bytes()
-        assert row["subject"] == f"beats/{patient}"
+        assert row["subject"] == f"circor2022/{patient}"
         assert row["murmur"] == ("Present" if int(patient) % 4 < 2 else "Absent")
         assert (row["sampling_rate"], row["num_samples"]) == (RATE, 5000)
     for name, held_out in (("train", False), ("validation", True)):

@@ -120,8 +120,8 @@ def test_a_person_enrolled_twice_is_one_subject(circor: Path, tmp_path: Path) ->
     assert subjects["1"] == subjects["3"] != subjects["4"]
     corpus = load_corpus([circor], RATE, tmp_path / "cache")
     by_name = {r.recording_id.split("/")[-1]: r.subject for r in corpus.recordings}
-    assert by_name["1_AV"] == by_name["1_MV_2"] == by_name["3_PV"] == "circor/1"
-    assert by_name["4_TV"] == "circor/4"
+    assert by_name["1_AV"] == by_name["1_MV_2"] == by_name["3_PV"] == "circor2022/1"
+    assert by_name["4_TV"] == "circor2022/4"
 
 
 def test_subjects_are_unknown_without_a_table(tmp_path: Path) -> None:
