@@ -2,8 +2,9 @@
 
     python benchmarks/scaling_plan.py
 
-Takes what was measured from ``benchmarks/results/streaming.json`` and ``pretrain_pcg.json``, the
-work of a model from the code that counts it, and the assumptions below, which all have a source.
+Takes what was measured from ``benchmarks/results/streaming.json`` and ``pretraining_speed.json``,
+the bundled model's size from ``pretrain_pcg.json``, the work of a model from the code that counts
+it, and the assumptions below, which all have a source.
 Writes ``benchmarks/results/scaling_plan.json`` and the tables between the marks in docs/scaling.md.
 """
 
@@ -66,6 +67,7 @@ def main() -> None:
         {name: value for name, (value, _, _) in ASSUMPTIONS.items()},
         read_json(RESULTS / "streaming.json"),
         read_json(RESULTS / "pretrain_pcg.json")["result"],
+        read_json(RESULTS / "pretraining_speed.json")["results"]["bfloat16"]["median"],
     )
     write_json_atomic(RESULTS / "scaling_plan.json", content)
     text = DOCUMENT.read_text(encoding="utf-8")
@@ -73,8 +75,10 @@ def main() -> None:
     print(tables(content))
 
 
-def plan(a: dict[str, float], streaming: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
-    """All numbers, from assumptions ``a`` and two results files."""
+def plan(
+    a: dict[str, float], streaming: dict[str, Any], small: dict[str, Any], speed: dict[str, Any]
+) -> dict[str, Any]:
+    """All numbers, from assumptions ``a`` and three results files."""
     shards = streaming["shards"]["train"]
     once, usual, waveforms = (
         _streamed(streaming, objective, each)
@@ -118,8 +122,8 @@ def plan(a: dict[str, float], streaming: dict[str, Any], small: dict[str, Any]) 
         for name, model in models.items()
     ]  # fmt: skip
     measured = {
-        "model_gflops_one_core": small["final"]["model_gflops"],
-        "windows_per_second_one_core": small["final"]["windows_per_second"],
+        "model_gflops_one_core": speed["model_gflops"],
+        "windows_per_second_one_core": speed["windows_per_second"],
         "windows_per_cpu_second_log_mel": usual["windows_per_cpu_second"],
         "windows_per_cpu_second_waveform": per_cpu,
         "shard_bytes_an_hour": shards["bytes"] / shards["hours"],

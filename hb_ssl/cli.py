@@ -54,7 +54,8 @@ examples:
 examples:
   hb-ssl evaluate runs/train                          the run's own test recordings
   hb-ssl evaluate runs/train --source ~/other-clinic  every labelled recording there
-  hb-ssl evaluate runs/cv-b --full                    calibration, abstention, devices, damage
+  hb-ssl evaluate runs/train --full                   calibration, abstention, devices, damage
+  hb-ssl evaluate runs/cv-b --full                    the same but damage: folds keep no model
   hb-ssl evaluate runs/cv-b --full --attach runs/b    and give it to the model in runs/b""",
     "compare": """\
 examples:

@@ -316,7 +316,9 @@ def _yaml_to_flags(path: str, names: set[str]) -> list[str]:
         if value is None:
             continue  # null means: the default
         values = value if isinstance(value, list) else [value]
-        flags += [f"--{key}", *(str(item) for item in values)]
+        # YAML reads the word `no` as False, and a boolean option takes the words as well.
+        words = {True: "yes", False: "no"}
+        flags += [f"--{key}", *(words[v] if isinstance(v, bool) else str(v) for v in values)]
     return flags
 
 

@@ -166,6 +166,12 @@ def remove_checkpoints(run: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
+def shareable_command(words: list[str]) -> str:
+    """A command without the names of local folders, each cut to its last part."""
+    local = [Path(word).is_absolute() or word.startswith(".") for word in words]
+    return " ".join(Path(w).name if is_path else w for w, is_path in zip(words, local))
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions, device and command of this run (JSON-able)."""
     return {

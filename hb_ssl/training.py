@@ -42,6 +42,7 @@ from hb_ssl.runs import (
     last_complete_checkpoint,
     open_run,
     remove_checkpoints,
+    shareable_command,
 )
 from hb_ssl.scoring import prediction_rows, score
 from hb_ssl.trainer import (
@@ -328,10 +329,8 @@ def provenance(
     Names of local folders are cut to their last part, since a model may be published.
     """
     hashes = sorted(task.recordings[recording_id].content_hash for recording_id in recording_ids)
-    words = describe_environment()["command"]
-    command = [Path(w).name if Path(w).is_absolute() or w.startswith(".") else w for w in words]
     return {
-        "command": " ".join(command),
+        "command": shareable_command(describe_environment()["command"]),
         "seed": training.seed,
         "epochs": training.epochs,
         "learning_rate": training.learning_rate,

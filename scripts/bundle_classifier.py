@@ -1,8 +1,8 @@
 """Makes the bundled classifier: hb_ssl/models/assets/heart-sound-classifier.
 
-hb-ssl cv --config configs/pcg_full.yaml --source DIR --output_dir runs/cv
+hb-ssl cv --config configs/pcg_lora.yaml --source DIR --output_dir runs/cv
 hb-ssl evaluate runs/cv --full
-hb-ssl train --config configs/pcg_full.yaml --source DIR --test_fraction 0 --output_dir runs/all
+hb-ssl train --config configs/pcg_lora.yaml --source DIR --test_fraction 0 --output_dir runs/all
 python scripts/bundle_classifier.py runs/all --cv runs/cv
 """
 

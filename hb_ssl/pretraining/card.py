@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from hb_ssl.files import read_json, write_text_atomic
+from hb_ssl.runs import shareable_command
 
 LOSS_CURVE = "loss_curve.png"
 OBJECTIVES = {
@@ -23,10 +24,9 @@ OBJECTIVES = {
     "masked_contrast": "tell the hidden patch from the other hidden ones of its window (the wav2vec "
     "2.0 objective with continuous targets)",
 }
-CORPORA = {
+CORPORA = {  # by the usual name of the folder; none holds a PASCAL recording
     "circor2022": "CirCor DigiScope 1.0.3 (Oliveira et al. 2022), ODC-By 1.0",
-    "physionet2016": "PhysioNet/CinC Challenge 2016 training sets a, b, c, d, f (Liu et al. 2016), "
-    "ODC-By 1.0",
+    "physionet2016": "PhysioNet/CinC Challenge 2016 training sets (Liu et al. 2016), ODC-By 1.0",
 }
 
 
@@ -40,7 +40,8 @@ def write_backbone_card(run: str | Path) -> Path:
     result, history = read_json(run / "metrics.json"), read_json(run / "history.json")
     _draw_losses(history, run / "backbone" / LOSS_CURVE)
     card = run / "backbone" / "README.md"
-    write_text_atomic(card, _card(result))
+    rate = read_json(run / "backbone" / "preprocessor_config.json")["sampling_rate"]
+    write_text_atomic(card, backbone_card(result, rate))
     return card
 
 
@@ -60,9 +61,14 @@ def _draw_losses(history: list[dict[str, Any]], path: Path) -> None:
     temporary.replace(path)
 
 
-def _card(result: dict[str, Any]) -> str:
+def backbone_card(result: dict[str, Any], sampling_rate: int) -> str:
+    """The README.md of a backbone.
+
+    Args:
+        result: the content of the run's ``metrics.json``.
+        sampling_rate: Hz, of what it hears.
+    """
     config, final = result["config"], result["final"]
-    corpora = [Path(folder).name for folder in config["corpora"]]
     supervised = []
     if config["simulated_weight"]:
         supervised.append(
@@ -81,20 +87,7 @@ def _card(result: dict[str, Any]) -> str:
     heard = ("agreement", "distillation", "masked_contrast", "murmur", "contrastive", "diversity")
     known = {n: final[f"validation_{n}"] for n in heard if f"validation_{n}" in final}
     losses = [f"{name} {value:g}" for name, value in known.items()] or ["none, no subject known"]
-    recordings = result["recordings"]
-    if result["hours"] is None:
-        real = f"streamed from {recordings['train_shards']} shards and kept nowhere"
-        held_out = f"{recordings['held_out']:,} recordings held out: the shards' split `validation`"
-        checksum = ""
-    else:
-        real = f"{result['hours']:g} h, {recordings['train']:,} recordings trained on"
-        held_out = (
-            f"{recordings['held_out']:,} recordings held out: those of "
-            f"{config['held_out_fraction']:.0%}\n  of the CirCor patients"
-        )
-        checksum = f"\n- Corpus SHA-256 (decoded samples): `{result['corpus_sha256']}`"
     parts = "".join(f"\n- Supervised part: {text}." for text in supervised)
-    listed = "".join(f"  - {CORPORA.get(name, name)}\n" for name in corpora)
     machine = f"{environment['device']} ({environment['cpu_count']} cores)"
     return f"""\
 ---
@@ -105,8 +98,21 @@ tags: [audio, heart-sounds, phonocardiogram, self-supervised]
 
 # Phonocardiogram backbone ({result["parameters"] / 1e6:.1f} M parameters)
 
-{_architecture(config)} Loads with `AutoModel.from_pretrained`. Weights are
+{_architecture(config)} Weights are
 stored in half precision. It describes sounds; it gives no diagnosis.
+
+## How to use
+
+```python
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor, model = AutoFeatureExtractor.from_pretrained(HERE), AutoModel.from_pretrained(HERE)
+# samples: float32 [T], one channel at {sampling_rate} Hz, a window of {config["window_seconds"]:g} s
+inputs = extractor(samples, sampling_rate={sampling_rate}, return_tensors="pt")
+model(**inputs).last_hidden_state  # [1, tokens, width]
+```
+
+`HERE` is this folder or repository. To fine-tune it: `hb-ssl train --backbone HERE`.
 
 ## How it was trained
 
@@ -114,25 +120,70 @@ stored in half precision. It describes sounds; it gives no diagnosis.
 {_hidden(config)}
 {parts}
 
-- Real data, {real}:
-{listed}\
-- {held_out}. No PASCAL recording was used.{checksum}
-- {config["steps"]:,} steps of {config["batch_pairs"]} pairs, {result["windows_seen"]:,} windows,
+{_data(result)}
+- {config["steps"]:,} steps, {result["windows_seen"]:,} windows,
   {result["train_minutes"]:g} minutes; the last checkpoint, none was chosen by score.
 - AdamW, peak learning rate {config["learning_rate"]:g}, seed {config["seed"]}.
 - Machine: {machine}, torch {environment["packages"]["torch"]}.
 - Final validation losses on held-out patients: {", ".join(losses)}.
 
-Command: `accelerate launch scripts/pretrain.py --config {_recipe(config)} --corpora
-{" ".join(corpora)}`
+Command: `accelerate launch scripts/{shareable_command(environment["command"])}`
 
 ![training and validation loss]({LOSS_CURVE})
 
 ## Scores
 
-`benchmarks/results/foundation_model.md` and `circor_transfer.md` of the hb_ssl repository compare
-it with its own random weights, log-mel statistics and others in the same folds.
+{_probes(result)}
 """
+
+
+def _data(result: dict[str, Any]) -> str:
+    config, recordings = result["config"], result["recordings"]
+    names = [Path(folder).name for folder in config["corpora"]]
+    if result["hours"] is None:
+        real = f"streamed from {recordings['train_shards']} shards and kept nowhere"
+        held_out = f"{recordings['held_out']:,} recordings, of the shards' split `validation`"
+    else:
+        real = f"{result['hours']:g} h, {recordings['train']:,} recordings trained on"
+        held_out = f"{recordings['held_out']:,} recordings"
+        if recordings["held_out"]:
+            held_out += f", those of {config['held_out_fraction']:.0%} of the CirCor patients"
+    lines = [f"- Real data, {real}:"]
+    counts = result.get("recordings_of_corpora", {})
+    for name in names:
+        count = f": {counts[name]:,} recordings" if name in counts else ""
+        lines.append(f"  - {CORPORA.get(name, name)}{count}")
+    lines.append(f"- Held out: {held_out}.")
+    if set(names) <= set(CORPORA):
+        lines.append("- No PASCAL recording was trained on.")
+    if config["probe_pascal"]:
+        lines.append("- PASCAL recordings were probed now and then to watch the run.")
+    if result["hours"] is not None:
+        lines.append(f"- Corpus SHA-256 (decoded samples): `{result['corpus_sha256']}`")
+    return "\n".join(lines)
+
+
+def _probes(result: dict[str, Any]) -> str:
+    start, final = result["start"] or {}, result["final"]
+    probes = [name.split("/")[1] for name in final if name.startswith("probe/") and "/all" in name]
+    lines = []
+    if probes:
+        lines = [
+            "Linear probe of all frozen layers, recording_uar in grouped folds, before and after:",
+            "",
+            "| probe | random weights | pre-trained |",
+            "|---|---|---|",
+        ]
+        for probe in probes:
+            before = start.get(f"probe/{probe}/all")
+            was = "" if before is None else f"{before:.3f}"
+            lines.append(f"| {probe} | {was} | {final[f'probe/{probe}/all']:.3f} |")
+        lines.append("")
+    lines.append(
+        "`benchmarks/results/` of the hb_ssl repository holds more scores of the backbone that "
+        "ships in\nthe package: `foundation_model.md`, `circor_transfer.md`, `ablations.md`."
+    )
+    return "\n".join(lines)
 
 
 def _architecture(config: dict[str, Any]) -> str:
@@ -157,9 +208,3 @@ def _hidden(config: dict[str, Any]) -> str:
     if config["objective"] == "wav2vec2":
         return f"Hidden spans cover up to {config['mask_fraction']:.0%} of the frames."
     return f"The model sees {config['keep_fraction']:.0%} of the tokens of these windows."
-
-
-def _recipe(config: dict[str, Any]) -> str:
-    if config["objective"] != "wav2vec2":
-        return "configs/pretrain_pcg.yaml"
-    return f"configs/{'pretrain' if config['backbone'] is None else 'continue'}_wav2vec2.yaml"

@@ -160,6 +160,7 @@ def _train(config: PretrainConfig, folder: Path, accelerator: Accelerator) -> No
             "windows_per_second": round(2 * pairs_per_second, 1),
             "model_gflops": round(pairs_per_second * flops / accelerator.num_processes / 1e9, 1),
             "train_seconds": round(seconds, 1),
+            "windows_per_step": 2 * batch.views.shape[1] * accelerator.num_processes,
         }
         row["mfu"] = round(row["model_gflops"] / 1e3 / (peak * accelerator.num_processes), 4)
         if evaluated and accelerator.is_main_process:
@@ -296,7 +297,7 @@ def _result(
         "start": history[0] if history[0]["step"] == 0 else None,
         "parameters": sum(p.numel() for p in model.backbone.parameters()),
         "train_minutes": round(seconds / 60, 1),
-        "windows_seen": 2 * config.steps * config.batch_pairs,
+        "windows_seen": config.steps * history[-1]["windows_per_step"],
         **data.describe(),
         "config": dataclasses.asdict(config),
         "environment": describe_environment(),

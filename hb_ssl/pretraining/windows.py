@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,14 @@ class PretrainData:
         if self.stream is not None:
             recordings = {"train_shards": self.stream.num_shards, "held_out": len(self.held_out)}
             return {"recordings": recordings, "hours": None, "corpus_sha256": None}
+        trained = [self.corpus.recordings[index] for index in self.train]
+        seconds = sum(r.num_samples for r in trained) / self.corpus.sampling_rate
         return {
-            "recordings": {"train": len(self.train), "held_out": len(self.held_out)},
-            "hours": round(self.corpus.hours, 2),
+            "recordings": {"train": len(trained), "held_out": len(self.held_out)},
+            "recordings_of_corpora": dict(
+                Counter(r.recording_id.split("/")[0] for r in self.corpus.recordings)
+            ),
+            "hours": round(seconds / 3600, 2),
             "corpus_sha256": self.corpus.content_hash,
         }
 

@@ -18,6 +18,7 @@ from hb_ssl.errors import UserError
 from hb_ssl.files import read_json
 from hb_ssl.models.pcg import pcg_config, pcg_feature_extractor
 from hb_ssl.pretraining import run
+from hb_ssl.pretraining.card import backbone_card
 from hb_ssl.pretraining.checkpoint import read_checkpoint
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.pretraining.features import PairSampler, load_features
@@ -315,7 +316,13 @@ def test_a_run_writes_a_backbone_that_loads(
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
     card = (folder / "backbone" / "README.md").read_text()
     assert result["corpus_sha256"] in card
-    assert "No PASCAL recording" in card
+    assert "No PASCAL recording" not in card  # nobody knows what `beats` holds
+    assert "CirCor patients" not in card  # none was held out
+    assert "8 recordings trained on" in card and "beats: 8 recordings" in card
+    known = {**result["config"], "corpora": ["/data/circor2022"]}
+    assert "No PASCAL recording" in backbone_card({**result, "config": known}, RATE)
+    known["probe_pascal"] = "pascal"
+    assert "were probed" in backbone_card({**result, "config": known}, RATE)
     assert (folder / "backbone" / "loss_curve.png").stat().st_size > 1000
 
 

@@ -58,12 +58,15 @@ def test_flags_override_yaml_and_saved_config_reads_back(tmp_path: Path) -> None
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         "epochs: 3\nlearning_rate: 5e-4\nlora_targets: [q_proj, v_proj]\nresume: true\n"
+        "mixed_precision: no\nlayer_weighted_sum: false\n"
     )
     configs = parse_config(TYPES, ["--config", str(recipe), "--epochs", "7"])
     assert configs[2].epochs == 7
     assert configs[2].learning_rate == 5e-4
     assert configs[1].lora_targets == ["q_proj", "v_proj"]
     assert configs[2].resume is True
+    assert configs[2].mixed_precision == "no"
+    assert configs[1].layer_weighted_sum is False
     save_config(tmp_path / "config.yaml", *configs)
     again = parse_config(TYPES, [f"--config={tmp_path / 'config.yaml'}"])
     assert [dataclasses.asdict(c) for c in again] == [dataclasses.asdict(c) for c in configs]

@@ -9,6 +9,7 @@ def test_the_document_holds_the_tables_of_the_results() -> None:
         {name: value for name, (value, _, _) in scaling_plan.ASSUMPTIONS.items()},
         read_json(scaling_plan.RESULTS / "streaming.json"),
         read_json(scaling_plan.RESULTS / "pretrain_pcg.json")["result"],
+        read_json(scaling_plan.RESULTS / "pretraining_speed.json")["results"]["bfloat16"]["median"],
     )
     text = scaling_plan.DOCUMENT.read_text(encoding="utf-8")
     assert scaling_plan.with_tables(text, content) == text
@@ -19,6 +20,7 @@ def test_the_document_holds_the_tables_of_the_results() -> None:
         {**content["assumptions"], "peak": 2 * content["assumptions"]["peak"]},
         read_json(scaling_plan.RESULTS / "streaming.json"),
         read_json(scaling_plan.RESULTS / "pretrain_pcg.json")["result"],
+        read_json(scaling_plan.RESULTS / "pretraining_speed.json")["results"]["bfloat16"]["median"],
     )
     assert halved["models"][-1]["gpu_hours"] * 2 == content["models"][-1]["gpu_hours"]
     assert small["parameters"] < large["parameters"] and small["gpu_hours"] < large["gpu_hours"]
