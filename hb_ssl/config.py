@@ -148,7 +148,7 @@ class TrainConfig:
     augment_probability: float = option(0.5, "chance of each waveform augmentation below")
     augment_gain_db: float = option(6.0, "largest gain change in dB; 0 turns it off")
     augment_noise_snr_db: float | None = option(
-        15.0, "lowest signal-to-noise ratio of added noise in dB"
+        15.0, "lowest signal-to-noise ratio of added noise in dB; 100 is next to none"
     )
     augment_shift: bool = option(True, "start the windows anywhere, not at fixed places")
     augment_time_stretch: float = option(0.05, "largest relative change of tempo, pitch kept")
