@@ -5,6 +5,7 @@ Training, the command line and the Space all go through these functions.
 """
 
 import math
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def read_audio_info(path: str | Path) -> AudioInfo:
     """
     path = _checked_file(path)
     try:
-        info = sf.info(str(path))
+        info = sf.info(os.fsencode(path))  # a name need not be valid text
     except (sf.LibsndfileError, RuntimeError) as error:
         raise _not_audio(path, error) from error
     if info.frames <= 0:
@@ -125,7 +126,7 @@ def load_audio(
 
 def _mono_blocks(path: Path, num_frames: int) -> Iterator[np.ndarray]:
     try:
-        with sf.SoundFile(path) as file:
+        with sf.SoundFile(os.fsencode(path)) as file:
             while len(samples := file.read(num_frames, dtype="float32", always_2d=True)):
                 block = samples.mean(axis=1)
                 if not np.isfinite(block).all():

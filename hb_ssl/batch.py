@@ -80,7 +80,8 @@ def _plot(classifier: HeartSoundClassifier, file: Path, answer: Prediction) -> b
 
     waveform, _ = load_audio(file, PICTURE_RATE)
     sure = answer.probabilities[answer.label]
-    title = f"{file.name}: {answer.decision}"
+    name = file.name.encode(errors="backslashreplace").decode()  # it need not be valid text
+    title = f"{name}: {answer.decision}"
     if answer.decision != answer.label:
         title += f" (most likely {answer.label})"
     return prediction_figure(

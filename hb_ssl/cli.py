@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import logging
 import os
@@ -149,6 +150,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         "matplotlib",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be valid text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command() or 0
         sys.stdout.flush()  # a full disk shows here, not after the last line of Python
@@ -360,7 +363,11 @@ def predict(argv: list[str]) -> int:
 
     rows = []
     if arguments.csv:
-        about = {"model": model_files(folder), "runtime": arguments.runtime}
+        about = {
+            "model": model_files(folder),
+            "runtime": arguments.runtime,
+            "pictures": arguments.plot and str(Path(arguments.plot).resolve()),
+        }
         answers = resumable_rows(arguments.csv, files, classify, about, arguments.resume)
     else:
         answers = classify(files)
@@ -446,7 +453,10 @@ def export(argv: list[str]) -> None:
     )
     print(f"written to {folder}")
     if arguments.measure:
-        print(format_measurement(measure_export(arguments.model, folder, arguments.measure)))
+        measured = measure_export(
+            arguments.model, folder, arguments.measure, revision=arguments.revision
+        )
+        print(format_measurement(measured))
 
 
 def compare(argv: list[str]) -> None:

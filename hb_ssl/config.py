@@ -142,9 +142,13 @@ class TrainConfig:
     )
     label_smoothing: float = option(0.0, "share of the label spread over the other classes")
     early_stopping_patience: int = option(
-        5, "stop after this many epochs without a better validation recording_uar; 0: never"
+        5,
+        "stop after this many validations (one an epoch) without a better validation "
+        "recording_uar; 0: never",
     )
-    save_steps: int = option(0, "also save a checkpoint every N steps; 0: once an epoch")
+    save_steps: int = option(
+        0, "save, validate and count the patience every N steps; 0: once an epoch"
+    )
     augment_probability: float = option(0.5, "chance of each waveform augmentation below")
     augment_gain_db: float = option(6.0, "largest gain change in dB; 0 turns it off")
     augment_noise_snr_db: float | None = option(

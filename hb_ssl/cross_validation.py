@@ -32,7 +32,7 @@ from hb_ssl.evaluation.probes import (
 )
 from hb_ssl.files import read_json, write_csv_atomic, write_json_atomic, write_text_atomic
 from hb_ssl.processes import processes
-from hb_ssl.runs import describe_environment, open_run, remove_checkpoints
+from hb_ssl.runs import changed_data, describe_environment, open_run, remove_checkpoints
 from hb_ssl.scoring import score_with_intervals, summary_table
 from hb_ssl.training import describe_task, fine_tune
 
@@ -72,13 +72,14 @@ def cross_validate(
             for repeat in range(cv.num_repeats)
             for number, test in enumerate(grouped_folds(task.items, cv.num_folds, seed=repeat))
         ]
+        folds = [{"seed": r, "fold": k, "test": sorted(test)} for r, k, test in plan]
+        folds_file = folder / "folds.json"
+        if folds_file.is_file() and read_json(folds_file) != folds:
+            raise changed_data(folds_file)
         if state.is_main_process:
             write_json_atomic(folder / "environment.json", describe_environment())
             write_json_atomic(folder / "data_card.json", describe_task(task))
-            write_json_atomic(
-                folder / "folds.json",
-                [{"seed": r, "fold": k, "test": sorted(test)} for r, k, test in plan],
-            )
+            write_json_atomic(folds_file, folds)
         bar = tqdm(plan, desc=f"{cv.method} folds", disable=None if state.is_main_process else True)
         for repeat, number, test in bar:
             fold_folder = folder / f"seed-{repeat}-fold-{number}"

@@ -19,10 +19,12 @@ from hb_ssl.errors import UserError
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Writes ``text`` (UTF-8); the file appears whole or not at all.
 
+    What is no character, as in a file's name of another encoding, is written as an escape.
+
     Raises:
         UserError: the folder can't be written to.
     """
-    write_bytes_atomic(path, text.encode("utf-8"))
+    write_bytes_atomic(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:

@@ -121,7 +121,8 @@ def _band_filters(rate: float) -> list[np.ndarray]:
 def _flatten(envelope: np.ndarray) -> np.ndarray:
     """Compresses ``[B, F]`` and takes slow changes out, so that no bump outweighs the beats."""
     size = round(LEVEL_SECONDS * ENVELOPE_RATE)
-    level = np.sqrt(uniform_filter1d(envelope**2, size, axis=-1, mode="nearest"))
+    power = uniform_filter1d(envelope**2, size, axis=-1, mode="nearest")
+    level = np.sqrt(np.maximum(power, 0))  # in silence the running sum rounds to below 0
     even = np.sqrt(np.minimum(envelope / np.maximum(level, 1e-9), 3.0))
     return even - uniform_filter1d(even, size, axis=-1, mode="nearest")
 

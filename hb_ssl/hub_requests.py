@@ -1,5 +1,6 @@
 """Ask the Hub: try again what may pass, and explain the rest in one line that says what to do."""
 
+import errno
 import json
 import logging
 import time
@@ -134,6 +135,11 @@ def explain_hub_error(error: Exception, repo: str, revision: str | None = None) 
         says = "the Hub asks to slow down (429); try again in a few minutes"
     elif status in BUSY_STATUS:
         says = f"the Hub is in trouble (HTTP {status}); try again later"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        says = (
+            f"its files can't be kept here ({error.strerror}); free some space, or set HF_HOME to "
+            "another folder"
+        )
     elif status is None:
         says = f"the Hub can't be reached ({first.strip()[:200]}); check the network, try again"
     else:

@@ -18,7 +18,6 @@ from hb_ssl.audio import (
     MIN_SAMPLING_RATE,
     band_limit,
     load_audio,
-    read_audio_info,
     resample,
     tile_to_length,
     window_starts,
@@ -37,6 +36,12 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32  # windows
 INCONCLUSIVE = "inconclusive"
 CHECKED_SECONDS = 60.0  # signal quality is judged on the first minute, at the file's own rate
+LOUDEST_PEAK = 2.0  # full scale is 1, and resampling may overshoot it
+NOT_A_HEART = SignalNote(
+    "not_a_heart",
+    "It does not sound like a heart.",
+    "In a quiet room, press the stethoscope or phone flat on bare skin left of the breastbone.",
+)
 Runtime = Literal["torch", "onnx", "onnx-int8"]
 Audio = str | Path | tuple[np.ndarray, int]
 
@@ -79,7 +84,6 @@ class _Recording:
     duration_seconds: float
     heart_rate: HeartRate
     signal_notes: list[SignalNote]
-    is_heart_sound: bool
     logits: list[np.ndarray] = field(default_factory=list)
 
 
@@ -207,7 +211,6 @@ class HeartSoundClassifier:
         if isinstance(audio, tuple):
             original, orig_rate = _checked_waveform(audio)
             waveform = resample(original, orig_rate, rate)
-            duration = len(original) / orig_rate
             head = original[: round(CHECKED_SECONDS * orig_rate)]
         elif not isinstance(audio, str | Path):
             raise UserError(
@@ -220,7 +223,9 @@ class HeartSoundClassifier:
                 waveform = resample(head, orig_rate, rate)
             else:
                 waveform, _ = load_audio(audio, rate)
-            duration = read_audio_info(audio).duration_seconds
+        peak = float(np.abs(waveform).max())
+        if peak > LOUDEST_PEAK:  # integers kept as floats: no full scale of 1
+            waveform, head = waveform / np.float32(peak), head / np.float32(peak)
         about = self.preprocessing
         gate = about.get("heart_sound_gate")
         heard = True
@@ -230,13 +235,15 @@ class HeartSoundClassifier:
         window = self.make_features.window
         hop = round(about["hop_seconds"] * rate)
         heart_rate = estimate_heart_rate(waveform, rate)
+        notes = check_signal(head, orig_rate, heart_rate)
+        if not heard and not any(note.code == "silence" for note in notes):
+            notes.append(NOT_A_HEART)
         return _Recording(
             waveform=tile_to_length(limited, window),
             starts=window_starts(len(limited), window, hop),
-            duration_seconds=duration,
+            duration_seconds=len(waveform) / rate,
             heart_rate=heart_rate,
-            signal_notes=check_signal(head, orig_rate, heart_rate),
-            is_heart_sound=heard,
+            signal_notes=notes,
         )
 
     def _classify(self, batch: list[tuple[_Recording, int]]) -> None:
@@ -264,9 +271,11 @@ class HeartSoundClassifier:
         calibration = self.preprocessing.get("calibration")
         threshold = calibration["abstain_below"] if calibration else 0.0
         codes = {note.code for note in recording.signal_notes}
-        strange = not recording.is_heart_sound or "speech_or_music" in codes
-        # An artifact is a fair answer to what is no heart sound; nothing is one to silence.
-        unsure = probabilities.max() < threshold or (strange and label != "artifact")
+        strange = bool({"not_a_heart", "speech_or_music"} & codes)
+        # An artifact is a fair answer to what is no heart sound, but not to what is hardly heard;
+        # nothing is one to silence.
+        unfit = "too_quiet" in codes if label == "artifact" else strange
+        unsure = probabilities.max() < threshold or unfit
         return Prediction(
             label=label,
             probabilities=dict(zip(self.labels, map(float, probabilities), strict=True)),
@@ -314,7 +323,7 @@ def locate_classifier(
         raise UserError(
             f"{repo}: has no {PREPROCESSING_FILE}; expected a repository made by `hb-ssl push`"
         )
-    return _download(repo, revision, ["*.json", "*.safetensors"])
+    return _download(repo, revision, ["*.json", "*.safetensors", "README.md"])
 
 
 def _stock_features(folder: Path) -> Any:

@@ -112,8 +112,8 @@ def _read(journal: FileIO, about: dict[str, Any]) -> dict[str | None, Row]:
         first, *entries = map(json.loads, lines)
         if first != json.loads(json.dumps(about)):
             raise UserError(
-                f"{journal.name}: begun with another model or runtime; give the same ones, or "
-                "leave --resume out to begin again"
+                f"{journal.name}: begun with another model, runtime or folder of pictures; give "
+                "the same ones, or leave --resume out to begin again"
             )
         return {entry["key"]: entry["row"] for entry in entries}
     except (ValueError, TypeError, KeyError) as error:

@@ -64,7 +64,8 @@ def export_classifier(
         ) from error
     source = locate_classifier(run_or_repo, revision)
     classifier = HeartSoundClassifier.from_pretrained(source)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    final = out.resolve()  # `.` has no name
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         for name in ("config.json", "preprocessor_config.json", PREPROCESSING_FILE):
@@ -82,9 +83,7 @@ def export_classifier(
             parity["torch_to_onnx_int8"] = _largest_difference(classifier, temporary, "onnx-int8")
         about = {"windows": PARITY_WINDOWS, "max_probability_difference": parity}
         write_json_atomic(temporary / PARITY_FILE, about)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        temporary.rename(final)
     except OSError as error:
         raise UserError(
             f"{out}: can't be written ({error.strerror}); choose a writable folder"
@@ -165,13 +164,16 @@ def _largest_difference(classifier: HeartSoundClassifier, folder: Path, runtime:
     return float(np.abs(mine - theirs).max())
 
 
-def measure_export(run_or_repo: str | Path, exported: str | Path, source: str) -> dict[str, Any]:
+def measure_export(
+    run_or_repo: str | Path, exported: str | Path, source: str, revision: str | None = None
+) -> dict[str, Any]:
     """Scores torch and the exported runtimes on the same labelled recordings.
 
     Args:
         run_or_repo: what was exported. Of a run on the same source only the test split is scored.
         exported: made by ``export_classifier``.
         source: labelled recordings (see ``DataConfig.source``).
+        revision: branch, tag or commit of a Hub repository.
 
     Returns:
         The measurement, which is also in ``exported/measurement.json``: for every runtime the
@@ -182,7 +184,7 @@ def measure_export(run_or_repo: str | Path, exported: str | Path, source: str) -
         UserError: the source has other classes, or holds none of the recordings.
     """
     exported = Path(exported)
-    classifier = HeartSoundClassifier.from_pretrained(run_or_repo)
+    classifier = HeartSoundClassifier.from_pretrained(run_or_repo, revision)
     defaults = DataConfig()
     task = prepare_task(
         source,

@@ -82,6 +82,15 @@ def _claim(folder: Path, resume: bool, overwrite: bool, configs: tuple[Any, ...]
     save_config(config_file, *configs)
 
 
+def changed_data(plan: Path) -> UserError:
+    """Why a run can't go on whose split or folds, kept in ``plan``, are others by now."""
+    return UserError(
+        f"{plan}: --resume, but the recordings or their groups have changed since, so what was "
+        "trained on could be tested on; put the source back as it was, or begin again with "
+        "--overwrite"
+    )
+
+
 def _changed_settings(saved: dict[str, Any], configs: tuple[Any, ...]) -> list[str]:
     now: dict[str, Any] = {}
     before: dict[str, Any] = {}  # a setting that is newer than the run had its default

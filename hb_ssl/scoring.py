@@ -1,5 +1,6 @@
 """From window logits to prediction rows and scores, and the re-evaluation of a finished run."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from hb_ssl.config import read_yaml
 from hb_ssl.data.dataset import EvaluationWindows, FeatureMaker, Waveforms, waveform_dataset
-from hb_ssl.data.splits import read_split
+from hb_ssl.data.splits import read_split, split_hashes
 from hb_ssl.data.task import HeartSoundTask, prepare_task
 from hb_ssl.errors import UserError
 from hb_ssl.evaluation.intervals import grouped_bootstrap
@@ -18,6 +19,8 @@ from hb_ssl.files import write_csv_atomic, write_json_atomic
 from hb_ssl.models.classifier import load_classifier
 from hb_ssl.processes import processes
 from hb_ssl.trainer import predict_logits
+
+logger = logging.getLogger(__name__)
 
 TABLE_METRICS = ("recording_uar", "recording_macro_f1", "recording_accuracy")
 
@@ -161,7 +164,7 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
         ids = _test_ids(run_folder / "splits.json", task)
         folder = run_folder / "evaluation"
     else:
-        ids = [item.recording_id for item in task.items]
+        ids = _not_trained_on(run_folder / "splits.json", task)
         name = Path(source).resolve().name if Path(source).exists() else source.split("/")[-1]
         folder = run_folder / f"evaluation-{name}"
     make_features = FeatureMaker(extractor, preprocessing["window_seconds"])
@@ -188,6 +191,24 @@ def evaluate_run(run_folder: str | Path, source: str | None = None, batch_size: 
         write_json_atomic(folder / "metrics.json", score(task, recording_rows, window_rows))
     processes().wait_for_everyone()
     return folder
+
+
+def _not_trained_on(split_file: Path, task: HeartSoundTask) -> list[str]:
+    """The recordings of another source, but those whose files the run trained on or chose by."""
+    used = split_hashes(split_file, ("train", "validation")) if split_file.is_file() else set()
+    all_ids = [item.recording_id for item in task.items]
+    ids = [r for r in all_ids if task.recordings[r].content_hash not in used]
+    if not ids:
+        raise UserError(
+            f"{task.source}: the run was trained on every recording there, so a score would mean "
+            "nothing; give other recordings, or leave --source out for the run's test split"
+        )
+    if len(ids) < len(all_ids):
+        logger.warning(
+            "%d of %d recordings are left out: the run was trained on them",
+            len(all_ids) - len(ids), len(all_ids),
+        )  # fmt: skip
+    return ids
 
 
 def _test_ids(split_file: Path, task: HeartSoundTask) -> list[str]:

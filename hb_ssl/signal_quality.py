@@ -30,7 +30,7 @@ class SignalNote:
 
     Attributes:
         code: ``too_short``, ``silence``, ``too_quiet``, ``clipped``, ``speech_or_music`` or
-            ``no_heartbeat``.
+            ``no_heartbeat``; a classifier with a heart-sound gate adds ``not_a_heart``.
         message: what is wrong, in one plain sentence.
         advice: what to do about it, in one plain sentence.
     """

@@ -112,7 +112,10 @@ def verdict_html(name: str, prediction: Prediction, preprocessing: dict[str, Any
         source = calibration.get("fitted_on")
         trust = "Probabilities are calibrated" + (f" on {source}." if source else ".")
         if "abstain_below" in calibration:
-            trust += f" Below {calibration['abstain_below']:.0%} the answer is 'inconclusive'."
+            trust += (
+                f" Below {calibration['abstain_below']:.0%}, or when it does not sound like a "
+                "heart, the answer is 'inconclusive'."
+            )
     else:
         trust = "Probabilities are not calibrated: read them as a ranking, not as chances."
     warning = ""

@@ -28,7 +28,7 @@ from hb_ssl.data.dataset import (
     waveform_dataset,
 )
 from hb_ssl.data.spectrogram_windows import SpectrogramTrainingWindows
-from hb_ssl.data.splits import write_split
+from hb_ssl.data.splits import read_split, write_split
 from hb_ssl.data.task import HeartSoundTask, choose_split, prepare_task_from
 from hb_ssl.errors import UserError, first_line
 from hb_ssl.evaluation.metrics import score_recordings
@@ -38,6 +38,7 @@ from hb_ssl.models.classifier import adapt, build_classifier, count_parameters, 
 from hb_ssl.models.heads import drop_tokens
 from hb_ssl.processes import on_cpu, processes
 from hb_ssl.runs import (
+    changed_data,
     describe_environment,
     last_complete_checkpoint,
     open_run,
@@ -92,11 +93,14 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
         with state.main_process_first():
             task = prepare_task_from(data)
         split = choose_split(task, data, training.seed)
+        plan = folder / "splits.json"
+        if plan.is_file() and not _same_parts(read_split(plan), split):
+            raise changed_data(plan)
         if state.is_main_process:
             write_json_atomic(folder / "environment.json", describe_environment())
             write_json_atomic(folder / "data_card.json", describe_task(task))
             write_split(
-                folder / "splits.json",
+                plan,
                 split,
                 task.groups,
                 {r: recording.content_hash for r, recording in task.recordings.items()},
@@ -108,6 +112,12 @@ def train(data: DataConfig, model: ModelConfig, training: TrainConfig) -> Path:
             _write_results(folder, task, tuned, data, model, about)
         state.wait_for_everyone()
     return folder
+
+
+def _same_parts(first: dict[str, list[str]], second: dict[str, list[str]]) -> bool:
+    return {part: sorted(ids) for part, ids in first.items()} == {
+        part: sorted(ids) for part, ids in second.items()
+    }
 
 
 def describe_task(task: HeartSoundTask) -> dict[str, Any]:

@@ -102,21 +102,23 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
         return answer_row(Path(str(recording)).name, prediction)
 
     @explain_errors
-    def analyse(path: str | None) -> tuple[str, str]:
+    def analyse(path: str | None) -> tuple[str, str, str | None]:
         try:
             waveform, rate = read_recording(path)
         except UserError as error:
-            return problem_html(str(error)), ""
+            return problem_html(str(error)), "", None
         prediction = classifier.predict_one((waveform, rate))
         verdict = verdict_html(Path(str(path)).name, prediction, classifier.preprocessing)
-        return verdict, pictures_html(waveform, rate, prediction)
+        return verdict, pictures_html(waveform, rate, prediction), path
 
     @explain_errors
     def explain(path: str | None) -> str:
+        if path is None:
+            return ""  # said by `analyse`
         try:
             waveform, rate = read_recording(path)
         except UserError:
-            return ""  # said by `analyse`
+            return ""  # deleted meanwhile
         title = "Which seconds drove the verdict"
         if len(waveform) > MAX_EXPLAINED_SECONDS * rate:
             text = f"Only made for recordings up to {MAX_EXPLAINED_SECONDS:.0f} seconds."
@@ -202,28 +204,42 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
                 gr.Markdown(
                     card or "This model came without a card, so no measured scores are shown here."
                 )
+        analysed = gr.State(None)  # the recording that the verdict is of
         answer = gr.JSON(visible=False)
         api = gr.Button(visible=False)
 
         together = {"concurrency_limit": BUSY_TOGETHER, "concurrency_id": "model"}
         hidden = {"api_visibility": "undocumented", **together}
-        page = [verdict, pictures]
+        page = [verdict, pictures, analysed]
+        running = []
         for example, file in zip(example_buttons, make_examples(examples), strict=True):
-            example.click(
-                lambda file=file: str(file), None, audio, queue=False, api_visibility="private"
-            ).then(analyse, audio, page, **hidden, api_name=f"example_{file.stem}").then(
-                explain, audio, explanation, **hidden, api_name=f"explain_{file.stem}"
+            chosen = example.click(
+                lambda file=file: (str(file), "", "", ""),
+                None,
+                [audio, verdict, pictures, explanation],
+                queue=False,
+                api_visibility="private",
             )
-        button.click(analyse, audio, page, **hidden, api_name="analyse").then(
-            explain, audio, explanation, **hidden, api_name="explain"
-        )
-        # A new recording must not stand beside the old answer.
+            answered = chosen.then(analyse, audio, page, **hidden, api_name=f"example_{file.stem}")
+            running += [
+                answered,
+                answered.success(
+                    explain, analysed, explanation, **hidden, api_name=f"explain_{file.stem}"
+                ),
+            ]
+        answered = button.click(analyse, audio, page, **hidden, api_name="analyse")
+        running += [
+            answered,
+            answered.success(explain, analysed, explanation, **hidden, api_name="explain"),
+        ]
+        # A new recording must not stand beside the old answer, nor beside one still on its way.
         gr.on(
             [audio.upload, audio.stop_recording, audio.clear],
             lambda: ("", "", ""),
             None,
-            [*page, explanation],
+            [verdict, pictures, explanation],
             queue=False,
+            cancels=running,
             api_visibility="private",
         )
         batch_button.click(batch, files, table, **hidden, api_name="batch")

@@ -97,12 +97,13 @@ def _with_zips_extracted(folder: Path, cache: Path) -> Path:
 
 
 def _extract_all(zips: list[Path], cache: Path) -> Path:
-    """Extracts each zip to a folder of its name; the same zips are extracted once."""
+    """Extracts each zip to a folder of its own; the same zips are extracted once."""
     identity = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in zips]
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     root = cache / "extracted" / key
-    for path in tqdm(zips, desc="Extracting", unit="zip", disable=None):
-        safe_extract_zip(path, root / path.stem)
+    for number, path in enumerate(tqdm(zips, desc="Extracting", unit="zip", disable=None)):
+        alike = [other.stem for other in zips[:number]].count(path.stem)  # in other folders
+        safe_extract_zip(path, root / (f"{path.stem}-{alike}" if alike else path.stem))
     return root
 
 

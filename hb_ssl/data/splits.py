@@ -299,3 +299,14 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
             f"{path}: is not a split file; expected the splits.json of a run, "
             "{'parts': {part: [{'recording_id': ...}, ...]}}"
         ) from error
+
+
+def split_hashes(path: str | Path, parts: Sequence[str]) -> set[str]:
+    """SHA-256 of the files that a split names in some of its parts.
+
+    Raises:
+        UserError: as ``read_split``.
+    """
+    known = set(read_split(path)) & set(parts)
+    rows = [row for part in known for row in read_json(path)["parts"][part]]
+    return {row["content_hash"] for row in rows if "content_hash" in row}

@@ -85,7 +85,11 @@ def compare_rows(
 def probability_scores(
     rows: Sequence[Row], labels: Sequence[str]
 ) -> dict[str, Callable[[np.ndarray], float]]:
-    """AUROC and calibration error as functions of row numbers; seeds are scored and averaged."""
+    """AUROC and calibration error as functions of row numbers.
+
+    AUROC is averaged over seeds. The calibration error is that of all seeds together, since few
+    rows make it too large; so compare runs of as many seeds.
+    """
     probabilities, true = probability_matrix(rows, labels), label_ids_of(rows, labels)
     problem = np.isin(list(labels), PROBLEM_LABELS)
     of_problem = probabilities[:, problem].sum(axis=1)

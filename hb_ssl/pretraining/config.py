@@ -97,12 +97,17 @@ class PretrainConfig:
         if not self.corpora:
             raise UserError("corpora is empty; expected --corpora FOLDER [FOLDER ...]")
         self._check_objective()
-        if self.probe_pascal and Path(self.probe_pascal).resolve() in {
-            Path(folder).resolve() for folder in self.corpora
-        }:
+        if self.probe_pascal:
+            probed = Path(self.probe_pascal).resolve()
+            for corpus in (Path(folder).resolve() for folder in self.corpora):
+                if probed.is_relative_to(corpus) or corpus.is_relative_to(probed):
+                    raise UserError(
+                        "probe_pascal is also a corpus, or lies in one: its scores would be of "
+                        "audio seen in training; leave it out of one of them"
+                    )
+        if not 0 <= self.held_out_fraction < 1:
             raise UserError(
-                "probe_pascal is also a corpus: its scores would be of audio seen in training; "
-                "leave it out of one of them"
+                f"held_out_fraction {self.held_out_fraction}: expected 0 (none) or more, below 1"
             )
         for name in (
             "steps", "batch_pairs", "learning_rate", "log_steps", "eval_steps", "pool_recordings",

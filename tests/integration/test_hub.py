@@ -424,6 +424,7 @@ def test_interrupted_download_is_tried_again(
 ) -> None:
     online.fail("HEAD" if path == "/resolve/" else "GET", path, action)
     folder = locate_classifier(pushed)
+    assert (folder / "README.md").is_file()  # the Space shows it
     weights = online.files(pushed)["model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == weights
 

@@ -1,6 +1,7 @@
 """The answer for a recording: windows, batches, calibration, abstention, long files, pictures."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,8 +126,40 @@ def test_silence_and_strange_sounds_are_inconclusive(
     strange = classifier.predict_one(audio)
     assert (strange.label, strange.decision) == ("murmur", "inconclusive")
     assert seen == [(60 * 4000, 4000, {"threshold": 1.0})]  # the first minute, as recorded
+    assert [note.code for note in strange.signal_notes] == ["not_a_heart"]
     classifier.preprocessing["calibration"] = {**calibration, "bias": [9.0, 0, 0, 0]}
     assert classifier.predict_one(audio).decision == "artifact"
+    # What is hardly heard may be an artifact or a heart: record again.
+    quiet = classifier.predict_one((audio[0] * np.float32(2e-3), 4000))
+    assert (quiet.label, quiet.decision) == ("artifact", "inconclusive")
+    assert "too_quiet" in [note.code for note in quiet.signal_notes]
+
+
+def test_integers_kept_as_floats_are_brought_to_full_scale(model: Path, tmp_path: Path) -> None:
+    classifier = HeartSoundClassifier.from_pretrained(model)
+    waveform = heartbeat(8)
+    waveform /= np.abs(waveform).max()
+    sf.write(tmp_path / "loud.wav", 32768 * waveform, 2000, subtype="FLOAT")
+    usual = classifier.predict_one((waveform, 2000))
+    for loud in (tmp_path / "loud.wav", ((32768 * waveform).astype(np.float64), 2000)):
+        answer = classifier.predict_one(loud)
+        assert answer.probabilities == pytest.approx(usual.probabilities, abs=1e-4)
+        assert answer.signal_notes == usual.signal_notes
+
+
+def test_a_file_name_of_another_encoding_costs_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    sf.write(tmp_path / "heart.wav", heartbeat(3), 2000)
+    (tmp_path / "heart.wav").rename(folder / os.fsdecode(b"caf\xe9.wav"))
+    arguments = ["predict", str(folder), "--model", str(model), "--plot", str(tmp_path / "plots")]
+    assert cli.main([*arguments, "--csv", str(tmp_path / "out.csv")]) == 0
+    (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert row["file"].endswith("caf\\udce9.wav") and not row["error"]
+    assert cli.main(arguments) == 0
+    assert "caf\\udce9.wav" in capsys.readouterr().out
 
 
 def test_bad_waveforms_are_explained(model: Path) -> None:
@@ -227,6 +260,9 @@ def test_an_interrupted_table_goes_on(
     monkeypatch.setattr(HeartSoundClassifier, "_open", original)
     assert cli.main(["predict", str(folder), "--csv", str(table), "--resume"]) == 2
     assert "begun with another model" in capsys.readouterr().err
+    pictures = ["--plot", str(tmp_path / "pictures")]
+    assert cli.main([*arguments, str(table), "--resume", *pictures]) == 2  # none of the kept rows
+    assert "folder of pictures" in capsys.readouterr().err
     assert cli.main([*arguments, str(table), "--resume"]) == 0
     assert table.read_text() == whole.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.csv", "x.csv"]

@@ -455,3 +455,7 @@ def test_bad_settings(recordings: Path, tmp_path: Path, changes: dict, message: 
 def test_probe_data_can_not_be_trained_on(recordings: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="also a corpus"):
         tiny(recordings, tmp_path, probe_pascal=str(recordings))
+    with pytest.raises(UserError, match="lies in one"):
+        tiny(recordings, tmp_path, probe_pascal=str(recordings / "set_a"))
+    with pytest.raises(UserError, match="held_out_fraction"):
+        tiny(recordings, tmp_path, held_out_fraction=7.0)

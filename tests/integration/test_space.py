@@ -96,7 +96,7 @@ def test_the_page_shows_verdict_pictures_and_explanation(
     assert "SYNTHETIC" in verdict
     assert "beats per minute" in verdict
     assert pictures.count('role="img"') == pictures.count("<svg") == 3
-    explanation = client.predict(recording, api_name="/explain")
+    explanation = client.predict(api_name="/explain")
     assert "Which seconds drove the verdict" in explanation
     ids = re.findall(r'\bid="([^"]+)"', pictures + explanation)
     assert len(ids) == len(set(ids))
@@ -121,7 +121,7 @@ def test_bad_files_are_explained(
     assert reason.replace("'", "&#x27;") in verdict
     assert 'role="alert"' in verdict
     assert pictures == ""
-    assert client.predict(handle_file(str(recordings[name])), api_name="/explain") == ""
+    assert client.predict(api_name="/explain") == ""
     with pytest.raises(AppError) as caught:
         classify(client, recordings[name])
     for shown in (verdict, str(caught.value)):
@@ -214,7 +214,7 @@ def test_half_an_hour(client: Client, recordings: dict[str, Path]) -> None:
     assert "1800.0 s" in verdict
     assert "The first 30 seconds are shown" in pictures
     assert len(pictures) < 1_000_000
-    explanation = client.predict(handle_file(str(recordings["half_hour"])), api_name="/explain")
+    explanation = client.predict(api_name="/explain")
     assert "up to 60 seconds" in explanation
 
 

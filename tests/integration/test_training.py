@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from hb_ssl import cli
 from hb_ssl.data.splits import read_split
 from hb_ssl.errors import UserError
-from hb_ssl.files import read_json
+from hb_ssl.evaluation.metrics import read_predictions
+from hb_ssl.files import read_json, write_json_atomic
 from hb_ssl.inference import HeartSoundClassifier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -152,6 +153,44 @@ def test_cross_validation_resumes_fold_by_fold(recordings: Path, tmp_path: Path)
     metrics = read_json(folder / "metrics.json")
     items = metrics["recording"]["overall"]["n"]
     assert len(first.splitlines()) - 1 == 2 * items
+
+
+@pytest.mark.parametrize("verb", ["train", "cv"])
+def test_a_run_does_not_go_on_with_other_recordings(
+    verb: str, recordings: Path, options: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source, folder = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(recordings, source)
+    arguments = [verb, *options, "--source", str(source), "--epochs", "1"]
+    arguments += ["--output_dir", str(folder)]
+    if verb == "cv":
+        arguments += ["--method", "majority", "--num_folds", "3", "--num_repeats", "1"]
+    assert cli.main(arguments) == 0
+    (folder / "metrics.json").unlink()  # as if it had been interrupted
+    plan = (folder / ("splits.json" if verb == "train" else "folds.json")).read_text()
+    for path in sorted((source / "set_b").glob("murmur*.wav"))[:3]:
+        path.unlink()
+    assert cli.main([*arguments, "--resume"]) == 2
+    assert "the recordings or their groups have changed" in capsys.readouterr().err
+    assert plan == (folder / ("splits.json" if verb == "train" else "folds.json")).read_text()
+
+
+def test_another_source_is_scored_without_what_was_trained_on(
+    run: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "run"
+    shutil.copytree(run, mine)
+    assert cli.main(["evaluate", str(mine), "--source", str(recordings)]) == 0
+    assert "are left out: the run was trained on them" in capsys.readouterr().err
+    tested = {row["recording_id"] for row in read_predictions(mine / "predictions.csv")}
+    (scored,) = mine.glob("evaluation-*/predictions.csv")
+    assert {row["recording_id"] for row in read_predictions(scored)} == tested
+    split = read_json(mine / "splits.json")
+    split["parts"]["train"] += split["parts"].pop("test")
+    write_json_atomic(mine / "splits.json", split)
+    assert cli.main(["evaluate", str(mine), "--source", str(recordings)]) == 2
+    assert "trained on every recording there" in capsys.readouterr().err
 
 
 def test_predict_command_survives_bad_files(

@@ -79,6 +79,11 @@ def test_no_heart_gives_no_rate() -> None:
         assert answer.beat_seconds.tolist() == []
 
 
+def test_silence_in_between_does_not_hide_the_beats() -> None:
+    waveform = np.concatenate([beats(4000, 20, 60), np.zeros(5 * 4000), beats(4000, 20, 60)])
+    assert estimate_heart_rate(waveform.astype(np.float32), 4000).bpm == pytest.approx(60, abs=2)
+
+
 def test_two_cycles_are_needed() -> None:
     waveform = beats(4000, 12, 60)
     assert estimate_heart_rate(waveform[: int(1.2 * 4000)], 4000).bpm is None

@@ -104,7 +104,7 @@ def test_changed_new_and_unreadable_files_are_done_again(tmp_path: Path) -> None
 def test_rows_of_another_model_are_never_mixed_in(tmp_path: Path) -> None:
     files = make_files(tmp_path)
     interrupted(tmp_path / "x.csv", files, 3)
-    with pytest.raises(UserError, match="begun with another model or runtime"):
+    with pytest.raises(UserError, match="begun with another model, runtime"):
         rows_of(tmp_path / "x.csv", files, Classify(), runtime="onnx")
     model = tmp_path / "model"
     (model / "adapter").mkdir(parents=True)

@@ -90,6 +90,15 @@ def test_a_folder_of_zips_is_extracted_to_the_cache_once(tmp_path):
     assert not list((tmp_path / "cache").rglob(".*"))  # no temporary folder left
 
 
+def test_zips_of_one_name_in_two_folders_are_both_read(tmp_path):
+    for number, name in enumerate(
+        ("set_a/normal__201101070538.wav", "set_b/normal__103_1305031931979_D1.wav")
+    ):
+        (tmp_path / "zips" / str(number)).mkdir(parents=True)
+        make_zip(tmp_path / "zips" / str(number) / "archive.zip", {name: wav_bytes(number)})
+    assert len(ids_of(resolve_source(str(tmp_path / "zips"), tmp_path / "cache"))) == 2
+
+
 def test_kaggles_single_zip_with_csv(tmp_path):
     archive = make_zip(
         tmp_path / "archive.zip",
