@@ -4,6 +4,8 @@ Screenshots go to ``$HB_SSL_SCREENSHOTS``, by default to pytest's temporary fold
 """
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +17,7 @@ pytest.importorskip("selenium", reason="selenium is not installed: pip install '
 
 from selenium.webdriver.common.keys import Keys
 
+from hb_ssl.inference import Audio, HeartSoundClassifier, Prediction
 from tests.browser import Page, browse, find_chromium
 from tests.space_server import running_space, save_tiny_classifier, write_recordings
 
@@ -158,3 +161,34 @@ def test_keyboard_and_screen_reader(url: str, tmp_path: Path) -> None:
         assert levels[0] == 1
         assert levels.count(1) == 1
         assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_an_answer_on_its_way_does_not_meet_a_new_recording(
+    url: str, recordings: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = HeartSoundClassifier.predict_one
+    asked, let_go, answered = threading.Event(), threading.Event(), threading.Event()
+
+    def held(self: HeartSoundClassifier, audio: Audio) -> Prediction:
+        asked.set()
+        assert let_go.wait(60)
+        answer = classify(self, audio)
+        answered.set()
+        return answer
+
+    monkeypatch.setattr(HeartSoundClassifier, "predict_one", held)
+    with browse(url, tmp_path) as page:
+        upload(page, recordings["heart"])
+        page.button("Classify").click()
+        assert asked.wait(60)
+        page.button("Clear").click()
+        page.wait(lambda: not page.text("#verdict"))
+        upload(page, recordings["short"])
+        let_go.set()
+        assert answered.wait(60)
+        monkeypatch.undo()
+        time.sleep(2)  # for an answer to arrive, if one does
+        assert page.text("#verdict") == page.text("#explanation") == ""
+        page.button("Classify").click()
+        page.wait(lambda: "short.wav" in page.text("#verdict"))
+        page.wait(lambda: page.all("#explanation svg"))
