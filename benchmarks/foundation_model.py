@@ -96,7 +96,12 @@ ENSEMBLES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 TITLES = {name: title for name, (title, _) in (ROWS | ENSEMBLES).items()}
 MARKS = ("<!-- made by benchmarks/foundation_model.py -->", "<!-- end -->")  # in README
-PAIRS = (("pcg_probe", "random_probe"), ("pcg_probe", "log_mel_probe"), ("pcg_full", "random_full"))
+PAIRS = (
+    ("pcg_probe", "random_probe"),
+    ("pcg_probe", "log_mel_probe"),
+    ("pcg_full", "random_full"),
+    ("pcg_full", "log_mel_probe"),
+)
 
 
 def main() -> None:
