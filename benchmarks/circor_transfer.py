@@ -113,7 +113,14 @@ def main() -> None:
             results[row] = _probe(patients, row, arguments)
     results = {row: results[row] for row in ROWS if row in results}
     environment = describe_environment()
-    environment["command"] = ["circor_transfer.py", "--corpora", "DIR", "DIR"]
+    environment["command"] = [
+        "circor_transfer.py",
+        "--corpora",
+        "DIR",
+        "DIR",
+        "--without_labels",
+        "DIR",
+    ]
     write_json_atomic(path, {"environment": environment, "results": results})
     write_text_atomic(path.with_suffix(".md"), table(results))
     print(table(results))

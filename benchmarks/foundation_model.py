@@ -28,7 +28,7 @@ from hb_ssl.evaluation.hand_made_features import recording_features
 from hb_ssl.evaluation.intervals import paired_bootstrap
 from hb_ssl.evaluation.metrics import PROBABILITY_PREFIX, labels_of, read_predictions
 from hb_ssl.evaluation.probes import FrozenBackbone, log_mel_matrix
-from hb_ssl.files import read_json, write_json_atomic, write_text_atomic
+from hb_ssl.files import read_json, with_text_between, write_json_atomic, write_text_atomic
 from hb_ssl.runs import describe_environment
 from hb_ssl.scoring import TABLE_METRICS, format_interval, score_with_intervals
 
@@ -322,7 +322,10 @@ def short_table(results: dict[str, Any]) -> str:
         for task, mode in (("four-way", "merge"), ("set A", "set_a"), ("set B", "set_b"))
         for title, metric in (("UAR", "recording_uar"), ("macro-F1", "recording_macro_f1"))
     ]
-    lines = [f"| | {' | '.join(title for title, _, _ in columns)} |", "|---" * 7 + "|"]
+    lines = [
+        f"| | {' | '.join(title for title, _, _ in columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
     for name in results["merge"]:
         cells = [
             format_interval(results[mode][name]["intervals"]["overall"][metric])
@@ -336,9 +339,7 @@ def short_table(results: dict[str, Any]) -> str:
 
 def with_short_table(text: str, results: dict[str, Any]) -> str:
     """README with its table of scores made anew."""
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    return f"{before}{MARKS[0]}\n\n{short_table(results)}\n\n{MARKS[1]}{after}"
+    return with_text_between(text, MARKS, short_table(results))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 
 from hb_ssl.cli import run_command
-from hb_ssl.files import read_json, write_json_atomic, write_text_atomic
+from hb_ssl.files import read_json, with_text_between, write_json_atomic, write_text_atomic
 from hb_ssl.models.wav2vec2 import small_wav2vec2_config
 from hb_ssl.pretraining.config import PretrainConfig
 from hb_ssl.pretraining.run import flops_per_pair
@@ -214,9 +214,7 @@ def tables(content: dict[str, Any]) -> str:
 
 def with_tables(text: str, content: dict[str, Any]) -> str:
     """The document with its tables made anew."""
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    return f"{before}{MARKS[0]}\n\n{tables(content)}\n\n{MARKS[1]}{after}"
+    return with_text_between(text, MARKS, tables(content))
 
 
 def short(value: float) -> str:

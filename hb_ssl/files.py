@@ -27,6 +27,13 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8", errors="backslashreplace"))
 
 
+def with_text_between(text: str, marks: tuple[str, str], content: str) -> str:
+    """``text`` with ``content`` in place of what stands between two marks, which it holds once."""
+    before, rest = text.split(marks[0])
+    _, after = rest.split(marks[1])
+    return f"{before}{marks[0]}\n\n{content}\n\n{marks[1]}{after}"
+
+
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """Writes ``content``; the file appears whole or not at all.
 

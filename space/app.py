@@ -212,6 +212,12 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
         hidden = {"api_visibility": "undocumented", **together}
         page = [verdict, pictures, analysed]
         running = []
+
+        def answer_on(start: Callable[..., Any], first: str, then: str) -> None:
+            answered = start(analyse, audio, page, **hidden, api_name=first)
+            explained = answered.success(explain, analysed, explanation, **hidden, api_name=then)
+            running.extend([answered, explained])
+
         for example, file in zip(example_buttons, make_examples(examples), strict=True):
             chosen = example.click(
                 lambda file=file: (str(file), "", "", ""),
@@ -220,18 +226,8 @@ def build_app(classifier: HeartSoundClassifier, card: str | None, examples: Path
                 queue=False,
                 api_visibility="private",
             )
-            answered = chosen.then(analyse, audio, page, **hidden, api_name=f"example_{file.stem}")
-            running += [
-                answered,
-                answered.success(
-                    explain, analysed, explanation, **hidden, api_name=f"explain_{file.stem}"
-                ),
-            ]
-        answered = button.click(analyse, audio, page, **hidden, api_name="analyse")
-        running += [
-            answered,
-            answered.success(explain, analysed, explanation, **hidden, api_name="explain"),
-        ]
+            answer_on(chosen.then, f"example_{file.stem}", f"explain_{file.stem}")
+        answer_on(button.click, "analyse", "explain")
         # A new recording must not stand beside the old answer, nor beside one still on its way.
         gr.on(
             [audio.upload, audio.stop_recording, audio.clear],

@@ -288,17 +288,9 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
     Raises:
         UserError: the file is missing or is not a split.
     """
-    content = read_json(path)
-    try:
-        return {
-            part: [str(row["recording_id"]) for row in rows]
-            for part, rows in content["parts"].items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: is not a split file; expected the splits.json of a run, "
-            "{'parts': {part: [{'recording_id': ...}, ...]}}"
-        ) from error
+    return {
+        part: [recording_id for recording_id, _ in rows] for part, rows in _read_parts(path).items()
+    }
 
 
 def split_hashes(path: str | Path, parts: Sequence[str]) -> set[str]:
@@ -307,6 +299,20 @@ def split_hashes(path: str | Path, parts: Sequence[str]) -> set[str]:
     Raises:
         UserError: as ``read_split``.
     """
-    known = set(read_split(path)) & set(parts)
-    rows = [row for part in known for row in read_json(path)["parts"][part]]
-    return {row["content_hash"] for row in rows if "content_hash" in row}
+    rows = [row for part, rows in _read_parts(path).items() if part in parts for row in rows]
+    return {content_hash for _, content_hash in rows if content_hash is not None}
+
+
+def _read_parts(path: str | Path) -> dict[str, list[tuple[str, str | None]]]:
+    """Recording id and file hash, if the file names it, of every row by part."""
+    content = read_json(path)
+    try:
+        return {
+            part: [(str(row["recording_id"]), row.get("content_hash")) for row in rows]
+            for part, rows in content["parts"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is not a split file; expected the splits.json of a run, "
+            "{'parts': {part: [{'recording_id': ...}, ...]}}"
+        ) from error
